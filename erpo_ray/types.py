@@ -1,0 +1,249 @@
+"""The words of the project as frozen dataclasses: what passes between rooms and processes.
+
+Every type here survives pickle and JSON (`encode`, `decode`); none holds a tensor, a handle or a callable.
+Lengths are in tokens of the policy's tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+Label = Literal["harmful", "benign", "unknown"]
+Verdict3 = Literal["refuse", "safe", "answer"]
+PairKind = Literal["safety", "over_refusal", "utility", "length", "format", "negative"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One user message. `category` is an id of the rule book, empty when unknown."""
+
+    id: str
+    text: str
+    label: Label = "unknown"
+    category: str = ""
+    topic: str = ""
+    twin: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a completion is drawn. `temperature` 0 is greedy; `top_k` 0 and `min_p` 0 are off."""
+
+    temperature: float
+    max_tokens: int
+    top_k: int = 0
+    min_p: float = 0.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Samples still wanted for one prompt: one completion for each index in `samples`."""
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    samples: tuple[int, ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sampled completion (trace and answer), with the ids the engine drew and the policy that drew them.
+
+    `token_ids` holds the end-of-sequence id when the engine stopped there. `finish` is `stop` or `length`.
+    """
+
+    id: str
+    prompt_id: str
+    sample: int
+    token_ids: tuple[int, ...]
+    text: str
+    finish: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The axes, kept apart: safety and utility in [-1, 1], length in tokens (trace and answer)."""
+
+    safety: float
+    utility: float
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that could not be judged or sampled: its cause, and the raw text or error behind it."""
+
+    cause: str
+    raw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of one candidate: scores, or a failure, never both and never a neutral guess."""
+
+    candidate_id: str
+    judge: str
+    scores: Scores | None = None
+    failure: Failure | None = None
+    refused: bool = False
+    well_formed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One prompt with its candidates and their verdicts, in sample order (`verdicts[i]` judges `candidates[i]`)."""
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    candidates: tuple[Candidate, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of an imitate stage: loss falls on `completion_ids` only. `kind` says how it was made."""
+
+    id: str
+    prompt_id: str
+    kind: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Chosen over rejected, in token ids. `prefix_ids` is shared assistant text that carries no loss."""
+
+    id: str
+    prompt_id: str
+    prompt_ids: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+    weight: float
+    kind: PairKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A prompt, candidate or example that was not used, with the reason."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a prefer stage minimises, as data; the trainer knows no method.
+
+    loss = -w log sigmoid(beta * margin - gamma * (|chosen| - |rejected|)) + nll * (-log p(chosen) / |chosen|),
+    margin = log-ratio(chosen) - log-ratio(rejected) against the reference.
+    Sources: DPO (Rafailov et al. 2023), R-DPO length margin (Park et al. 2024), NLL anchor (Iterative RPO, Pang et al. 2024).
+    """
+
+    beta: float
+    gamma: float = 0.0
+    nll: float = 0.0
+    reference: Literal["previous", "imitate", "base"] = "previous"
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a stage trains, whatever its loss. `batch_size` is global: rows (or pairs) an optimiser step."""
+
+    learning_rate: float
+    epochs: float
+    batch_size: int
+    micro_batch_size: int
+    max_length: int
+    warmup_ratio: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    schedule: str = "cosine"
+    seed: int = 0
+    max_steps: int = -1
+    save_steps: int = 0
+    gradient_checkpointing: bool = False
+    bf16: bool = True
+    lora_rank: int = 0
+    lora_alpha: int = 0
+    lora_targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A model directory and the version every sample of it carries (a content hash of its weights)."""
+
+    path: Path
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A proportion or mean with its 95% interval and the number of rows behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluated policy on prompts held apart from training. Rates in [0, 1], utility in [-1, 1], lengths in tokens."""
+
+    stage: str
+    policy: str
+    harmful_refused: Rate
+    benign_refused: Rate
+    utility: Rate
+    tokens_harmful: Rate
+    tokens_benign: Rate
+    well_formed: Rate
+    unfinished: Rate
+    by_category: dict[str, Rate] = field(default_factory=dict)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
+
+
+def _build(kind: type, value: object) -> object:
+    if kind is Path:
+        return Path(str(value))
+    raise NotImplementedError(f"{kind} has no JSON form")
+
+
+def encode(value: object) -> bytes:
+    """One line of JSON with fields in declared order: equal values give equal bytes."""
+    return msgspec.json.encode(value, enc_hook=_plain)
+
+
+def decode(data: bytes | str, kind: type[T]) -> T:
+    """Inverse of `encode`. Raises msgspec.ValidationError naming the field when the data does not fit."""
+    return msgspec.json.decode(data, type=kind, dec_hook=_build)
+
+
+def identity(*parts: object) -> str:
+    """A short stable id for its parts: candidate ids, pair ids, derived names."""
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that depends on its parts alone, never on worker count or order."""
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
