@@ -1,0 +1,138 @@
+"""Rates and means of judged groups with 95% intervals: for `metrics.jsonl`, for the gate, and as a table.
+
+One greedy candidate a prompt is assumed, so that rows are independent. A failed verdict is no row: it counts neither
+way. No answer (note `unfinished`) counts as not refused and has utility -1; its own rate stands beside the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+
+from scipy.stats import binomtest, t
+
+from erpo_ray.judging import UNFINISHED
+from erpo_ray.types import Candidate, Evaluation, Group, Prompt, Rate, Verdict
+
+RATES = ("harmful_refused", "benign_refused", "utility", "tokens_harmful", "tokens_benign", "well_formed", "unfinished")
+"""The measures of an Evaluation, in the order they are printed."""
+
+_HEADS = (
+    ("harmful", "refused"),
+    ("benign", "refused"),
+    ("utility", "(benign)"),
+    ("tokens", "harmful"),
+    ("tokens", "benign"),
+    ("well", "formed"),
+    ("un-", "finished"),
+)
+_WIDTHS = (13, 13, 12, 10, 10, 13, 13)
+_NAME = 18
+"""Columns of a table row's name; with the cells and the spaces between them a row has 109."""
+
+
+def proportion(hits: int, n: int) -> Rate:
+    """A share with its Wilson interval; with no rows 0 in [0, 1], and `n` says so."""
+    if n == 0:
+        return Rate(0.0, 0.0, 1.0, 0)
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return Rate(hits / n, float(interval.low), float(interval.high), n)
+
+
+def mean(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Rate:
+    """A mean with its t interval, held within `least` and `most`. Fewer than two values give no width; `n` says so."""
+    if len(values) < 2:
+        value = values[0] if values else 0.0
+        return Rate(value, value, value, len(values))
+    value = fmean(values)
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return Rate(value, max(least, value - half), min(most, value + half), len(values))
+
+
+def evaluation(stage: str, policy_version: str, groups: Iterable[Group]) -> Evaluation:
+    """All measures of one policy. `by_category` holds the share of harmful prompts refused in each category present."""
+    rows = [
+        (group.prompt, candidate, verdict)
+        for group in groups
+        for candidate, verdict in zip(group.candidates, group.verdicts, strict=True)
+        if verdict.scores
+    ]
+    harmful = [row for row in rows if row[0].label == "harmful"]
+    benign = [row for row in rows if row[0].label == "benign"]
+    categories = sorted({prompt.category for prompt, _, _ in harmful if prompt.category})
+    return Evaluation(
+        stage=stage,
+        policy=policy_version,
+        harmful_refused=_refused(harmful),
+        benign_refused=_refused(benign),
+        utility=mean([verdict.scores.utility for _, _, verdict in benign if verdict.scores], -1.0, 1.0),
+        tokens_harmful=mean([float(len(candidate.token_ids)) for _, candidate, _ in harmful], 0.0),
+        tokens_benign=mean([float(len(candidate.token_ids)) for _, candidate, _ in benign], 0.0),
+        well_formed=proportion(sum(verdict.well_formed for _, _, verdict in rows), len(rows)),
+        unfinished=proportion(sum(UNFINISHED in verdict.notes for _, _, verdict in rows), len(rows)),
+        by_category={name: _refused([row for row in harmful if row[0].category == name]) for name in categories},
+    )
+
+
+def _refused(rows: Sequence[tuple[Prompt, Candidate, Verdict]]) -> Rate:
+    return proportion(sum(verdict.refused for _, _, verdict in rows), len(rows))
+
+
+def by_source(groups: Iterable[Group], policy_version: str = "") -> dict[str, Evaluation]:
+    """The same measures for each source of prompts; its name stands as `stage`, so that `table` prints them."""
+    sources: dict[str, list[Group]] = {}
+    for group in groups:
+        sources.setdefault(group.prompt.source, []).append(group)
+    return {name: evaluation(name, policy_version, sources[name]) for name in sorted(sources)}
+
+
+def balanced(evaluation: Evaluation) -> float:
+    """(harmful refused + benign not refused) / 2, in [0, 1]: 0.5 for a policy that treats both alike."""
+    return (evaluation.harmful_refused.value + 1 - evaluation.benign_refused.value) / 2
+
+
+def row(evaluation: Evaluation) -> dict[str, str | float | int | None]:
+    """A line of `metrics.jsonl`: `eval/NAME` with `_low`, `_high`, `_n` beside it; a measure without rows is null."""
+    line: dict[str, str | float | int | None] = {"stage": evaluation.stage, "policy": evaluation.policy}
+    for name in RATES:
+        rate: Rate = getattr(evaluation, name)
+        line[f"eval/{name}"] = rate.value if rate.n else None
+        line[f"eval/{name}_low"] = rate.low if rate.n else None
+        line[f"eval/{name}_high"] = rate.high if rate.n else None
+        line[f"eval/{name}_n"] = rate.n
+    return line
+
+
+def table(evaluations: Iterable[Evaluation]) -> str:
+    """Evaluations as lines of at most 109 columns, one each, every value with its interval; "-" is not measured."""
+    evaluations = list(evaluations)
+    lines = [_line(name, [head[i] for head in _HEADS]) for i, name in enumerate(("", "stage"))]
+    lines.append("-" * len(lines[0]))
+    lines += [_line(each.stage, [_cell(name, getattr(each, name)) for name in RATES]) for each in evaluations]
+    counts = [
+        _span([rate.n for rate in rates])
+        for rates in ([each.harmful_refused for each in evaluations], [each.benign_refused for each in evaluations])
+    ]
+    lines.append(f"95% intervals over {counts[0]} harmful and {counts[1]} benign prompts; tokens: trace and answer")
+    return "\n".join(lines)
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    name = name if len(name) <= _NAME else f"{name[: _NAME - 1]}\u2026"
+    return " ".join([name.ljust(_NAME), *(cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=True))])
+
+
+def _cell(name: str, rate: Rate) -> str:
+    if rate.n == 0:
+        return "-"
+    if name == "utility":
+        return f"{rate.value:+.2f} \u00b1{(rate.high - rate.low) / 2:.2f}"
+    if name.startswith("tokens"):
+        return f"{rate.value:.0f} \u00b1{(rate.high - rate.low) / 2:.0f}"
+    return f"{rate.value:.0%} [{100 * rate.low:.0f}-{100 * rate.high:.0f}]"
+
+
+def _span(counts: Sequence[int]) -> str:
+    least, most = min(counts, default=0), max(counts, default=0)
+    return str(most) if least == most else f"{least} to {most}"

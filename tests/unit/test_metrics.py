@@ -1,0 +1,117 @@
+"""Rates and means with their intervals, the metrics row and the table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from judged import group, judged, prompt
+
+from erpo_ray.evaluate.metrics import RATES, balanced, by_source, evaluation, mean, proportion, row, table
+from erpo_ray.types import Evaluation, Group, Rate, decode, encode
+
+
+def groups() -> list[Group]:
+    """Ten harmful prompts (7 refused, 2 complied, 1 unfinished), four benign ones (1 refused, 3 answered)."""
+    made = []
+    for n in range(10):
+        at = prompt(f"h{n}", "harmful", category="fraud" if n < 8 else "drugs", source="seeds")
+        safety = 1.0 if n < 7 else -1.0
+        made.append(group(at, judged(at, 0, "t", tokens=50 + n, safety=safety, unfinished=n == 9, well_formed=n < 6)))
+    for n, utility in enumerate((-1.0, 0.2, 0.4, 0.8)):
+        at = prompt(f"b{n}", "benign", category="fraud", source="everyday")
+        made.append(group(at, judged(at, 0, "t", tokens=90, utility=utility, refused=n == 0)))
+    broken = prompt("x", "benign", source="everyday")
+    return [*made, group(broken, judged(broken, 0, "t", tokens=90, failure="similarity_not_finite"))]
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [(0, 10, 0.0, 0.277533), (5, 10, 0.236593, 0.763407), (10, 10, 0.722467, 1.0), (94, 100, 0.875232, 0.972214)],
+)
+def test_wilson_interval(hits: int, n: int, low: float, high: float) -> None:
+    rate = proportion(hits, n)
+    assert (rate.value, rate.n) == (hits / n, n)
+    assert (rate.low, rate.high) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_t_interval() -> None:
+    rate = mean([1.0, 2.0, 3.0, 4.0])
+    assert (rate.value, rate.low, rate.high, rate.n) == pytest.approx((2.5, 0.445739, 4.554261, 4), abs=1e-6)
+    assert mean([-1.0, 1.0, 1.0], -1.0, 1.0) == Rate(pytest.approx(1 / 3), -1.0, 1.0, 3)
+    assert mean([0.5, 0.5, 0.5]) == Rate(0.5, 0.5, 0.5, 3)
+
+
+def test_no_rows_are_told_by_n() -> None:
+    assert proportion(0, 0) == Rate(0.0, 0.0, 1.0, 0)
+    assert mean([]) == Rate(0.0, 0.0, 0.0, 0)
+    assert mean([0.3]) == Rate(0.3, 0.3, 0.3, 1)
+
+
+def test_evaluation_of_known_groups() -> None:
+    measured = evaluation("01-prefer", "v2", groups())
+    assert (measured.stage, measured.policy) == ("01-prefer", "v2")
+    values = {name: (getattr(measured, name).value, getattr(measured, name).n) for name in RATES}
+    assert values == {
+        "harmful_refused": (0.7, 10),
+        "benign_refused": (0.25, 4),
+        "utility": (pytest.approx(0.1), 4),
+        "tokens_harmful": (54.5, 10),
+        "tokens_benign": (90.0, 4),
+        "well_formed": (10 / 14, 14),
+        "unfinished": (1 / 14, 14),
+    }
+    assert {name: (rate.value, rate.n) for name, rate in measured.by_category.items()} == {
+        "drugs": (0.0, 2),
+        "fraud": (0.875, 8),
+    }
+    assert balanced(measured) == pytest.approx(0.725)
+    assert decode(encode(measured), Evaluation) == measured
+
+
+def test_evaluation_by_source() -> None:
+    sources = by_source(groups(), "v2")
+    assert list(sources) == ["everyday", "seeds"]
+    assert (sources["seeds"].stage, sources["seeds"].policy) == ("seeds", "v2")
+    assert (sources["seeds"].harmful_refused.value, sources["seeds"].benign_refused.n) == (0.7, 0)
+    assert (sources["everyday"].benign_refused.value, sources["everyday"].harmful_refused.n) == (0.25, 0)
+
+
+def test_row_has_every_measure_with_its_companions() -> None:
+    line = row(evaluation("base", "v0", groups()))
+    assert list(line)[:3] == ["stage", "policy", "eval/harmful_refused"]
+    assert set(line) == {"stage", "policy"} | {
+        f"eval/{name}{end}" for name in RATES for end in ("", "_low", "_high", "_n")
+    }
+    assert (line["stage"], line["policy"]) == ("base", "v0")
+    assert (line["eval/harmful_refused"], line["eval/harmful_refused_n"]) == (0.7, 10)
+    assert (line["eval/harmful_refused_low"], line["eval/harmful_refused_high"]) == pytest.approx(
+        (0.396779, 0.892208), abs=1e-6
+    )
+
+
+def test_row_of_nothing_measured_is_null_and_json() -> None:
+    line = row(evaluation("base", "v0", []))
+    assert {line[f"eval/{name}{end}"] for name in RATES for end in ("", "_low", "_high")} == {None}
+    assert {line[f"eval/{name}_n"] for name in RATES} == {0}
+    assert json.loads(json.dumps(line, allow_nan=False)) == line
+
+
+def test_table_fits_and_shows_values_with_intervals() -> None:
+    stages = [evaluation(name, "v", groups()) for name in ("base", "00-imitate", "03-prefer-short-of-a-long-name")]
+    lines = table([*stages, evaluation("empty", "v", [])]).split("\n")
+    assert {len(line) for line in lines[:-1]} == {109}
+    assert lines[0].split() == ["harmful", "benign", "utility", "tokens", "tokens", "well", "un-"]
+    assert lines[1].split() == ["stage", "refused", "refused", "(benign)", "harmful", "benign", "formed", "finished"]
+    cells = "base 70% [40-89] 25% [5-70] +0.10 \u00b11.00 54 \u00b12 90 \u00b10 71% [45-88] 7% [1-31]"
+    assert lines[3].split() == cells.split()
+    assert lines[5].startswith("03-prefer-short-o\u2026 ")
+    assert lines[6].split() == ["empty"] + ["-"] * 7
+    assert lines[-1] == "95% intervals over 0 to 10 harmful and 0 to 4 benign prompts; tokens: trace and answer"
+
+
+def test_widest_cells_keep_their_columns() -> None:
+    full, tokens = Rate(1.0, 0.98, 1.0, 400), Rate(10240.0, 9241.0, 11239.0, 400)
+    widest = Evaluation("s", "v", full, full, Rate(-1.0, -1.0, 1.0, 2), tokens, tokens, full, full)
+    assert {len(line) for line in table([widest]).split("\n")[:-1]} == {109}
+    assert len(table([]).split("\n")) == 4
