@@ -1,0 +1,239 @@
+"""The run directory: everything a run is, so that the same command continues it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from erpo_ray.config import Config
+from erpo_ray.errors import EnvironmentFault, ErpoError, UsageError
+from erpo_ray.rundir.failpoints import failpoint
+from erpo_ray.rundir.files import Files, inside, temporary
+from erpo_ray.rundir.fingerprint import Fingerprint, config_yaml, differences, environment, fingerprint
+from erpo_ray.rundir.lease import FILE as LEASE
+from erpo_ray.rundir.lease import LOCK, Lease
+from erpo_ray.rundir.stage import StageDir
+from erpo_ray.types import identity
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+State = Literal["running", "done", "failed", "interrupted"]
+
+_BEGUN = {LOCK, LEASE, "config.yaml", "environment.json", "fingerprint.json"}
+"""What a directory may hold whose first start was cut short before its fingerprint was there."""
+
+
+class RunDir:
+    """One driver's hold on a run directory. Use `open`, and `close` (or `with`) at the end.
+
+    `id` names the run in the ids of candidates: it follows from the name and the fingerprint, so that equal runs in two
+    directories give equal ids and a row that strayed in from another run matches nothing.
+    """
+
+    def __init__(self, files: Files, path: Path, lease: Lease, run_id: str, note: Callable[[str], None]) -> None:
+        self.files, self.path, self.id = files, path, run_id
+        self._lease, self._note = lease, note
+        self._where = {"stage": "", "phase": ""}
+        self._metrics = self._load_metrics()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        config: Config,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        need_bytes: int = 0,
+        files: Files | None = None,
+        note: Callable[[str], None] = _log.warning,
+    ) -> RunDir:
+        """Create the run or continue it.
+
+        `inputs` names what the configuration refers to, by hash. UsageError for a directory that is something else,
+        belongs to another configuration, or is driven by a live process; EnvironmentFault when it cannot be written or
+        there is no room for `need_bytes` in all (what its stages hold counts). A refused directory is left as it was.
+        """
+        root, files = Path(os.path.abspath(path)), files or Files()
+        mine = fingerprint(config, inputs or {})
+        _require_ours(files, root)
+        _require_same(files, root, mine)
+        _require_space(files, root, need_bytes)
+        files.ensure(root)
+        lease = Lease(files, root)
+        try:
+            _require_same(files, root, mine)  # another driver may have begun the run a moment ago
+            if not files.exists(root / "config.yaml"):
+                files.put(root / "config.yaml", config_yaml(config))
+            _put_environment(files, root, note)
+            if not files.exists(root / "fingerprint.json"):
+                files.put(root / "fingerprint.json", _pretty(mine))
+            run = cls(files, root, lease, identity(config.name, mine.sha256), note)
+        except BaseException:
+            lease.release()
+            raise
+        run.status("running")
+        return run
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lease back."""
+        self.files.close(self.path / "metrics.jsonl")
+        self._lease.release()
+
+    def stage(self, name: str) -> StageDir:
+        """The directory of one stage, `name` as in `01-prefer`."""
+        return StageDir(self.files, inside(self.path / "stages", name), self._lease, self._note)
+
+    def append_metric(self, row: Mapping[str, Any]) -> bool:
+        """A line of metrics.jsonl. False when there is one with its `stage` (and `step`, if it has one) already."""
+        key = _metric_key(row)
+        if key in self._metrics:
+            return False
+        self._lease.check()
+        path = self.path / "metrics.jsonl"
+        self.files.append(path, msgspec.json.encode(row) + b"\n")
+        failpoint("metrics:appended")
+        self.files.sync(path)
+        self._metrics.add(key)
+        return True
+
+    def status(
+        self,
+        state: State,
+        *,
+        stage: str | None = None,
+        phase: str | None = None,
+        exit_code: int | None = None,
+        message: str = "",
+        **more: Any,
+    ) -> None:
+        """Replace status.json. `stage` and `phase` stay as they were told last.
+
+        A status that cannot be written is only noted: it must not hide the error it may be telling.
+        """
+        self._where |= {k: v for k, v in (("stage", stage), ("phase", phase)) if v is not None}
+        row = {
+            "state": state,
+            "exit_code": exit_code,
+            **self._where,
+            "message": message,
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            **more,
+        }
+        try:
+            self._lease.check()
+            self.files.put(self.path / "status.json", _pretty(row))
+        except ErpoError as error:
+            self._note(f"status.json is out of date: {error}")
+
+    def point_policy(self, path: Path) -> None:
+        """Let `policy` lead to `path` (relative, so that the run directory can be moved), replaced in one step."""
+        self._lease.check()
+        link = self.path / "policy"
+        growing = temporary(link)
+        if self.files.exists(growing):
+            self.files.remove(growing)
+        failpoint("pointer:before")
+        self.files.symlink(os.path.relpath(path, self.path), growing)
+        self.files.rename(growing, link)
+        failpoint("pointer:renamed")
+        self.files.syncdir(self.path)
+
+    def _load_metrics(self) -> set[tuple[object, object]]:
+        path = self.path / "metrics.jsonl"
+        if not self.files.exists(path):
+            self.files.append(path, b"")
+            self.files.syncdir(self.path)
+        data = self.files.read(path)
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            self.files.truncate(path, len(whole))
+            self._note(f"{path}: the last {len(data) - len(whole)} bytes were torn by a crash and are cut off")
+        keys = set()
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                keys.add(_metric_key(msgspec.json.decode(line, type=dict[str, Any])))
+            except msgspec.DecodeError as error:
+                raise UsageError(f"{path}, line {number}: {error}; correct or delete that line") from error
+        return keys
+
+
+def _metric_key(row: Mapping[str, Any]) -> tuple[object, object]:
+    return row.get("stage"), row.get("step")
+
+
+def _pretty(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def _decoded(data: bytes, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _require_ours(files: Files, root: Path) -> None:
+    if not files.exists(root):
+        return
+    if not files.is_dir(root):
+        raise UsageError(f"{root} is a file, not a run directory; use another --run-dir")
+    names = set(files.names(root))
+    begun = LOCK in names and names <= _BEGUN | {temporary(root / name).name for name in _BEGUN}
+    if names and "fingerprint.json" not in names and not begun:
+        raise UsageError(
+            f"{root} is not empty and not a run directory (no fingerprint.json; found {', '.join(sorted(names)[:3])}); "
+            "use another --run-dir"
+        )
+
+
+def _require_same(files: Files, root: Path, mine: Fingerprint) -> None:
+    path = root / "fingerprint.json"
+    if not files.exists(path):
+        return
+    theirs = _decoded(files.read(path), Fingerprint)
+    if theirs is None or not theirs.intact():
+        raise UsageError(f"{path} is damaged; restore it from a copy, or use another --run-dir")
+    if theirs != mine:
+        changed = differences(theirs.config, mine.config)
+        changed += [f"input {line}" for line in differences(theirs.inputs, mine.inputs)]
+        raise UsageError(
+            f"{root} belongs to a run with another configuration. Changed: {'; '.join(changed)}. "
+            f"Use another --run-dir, or continue with its own {root / 'config.yaml'}"
+        )
+
+
+def _require_space(files: Files, root: Path, need: int) -> None:
+    place = next(place for place in (root, *root.parents) if files.exists(place))
+    stages = root / "stages"
+    held = sum(map(files.size, files.below(stages)[0])) if files.exists(stages) else 0
+    free = files.free(place)
+    if free < need - held:
+        raise EnvironmentFault(
+            f"{place} has {free / 2**20:.0f} MiB free, the run needs {(need - held) / 2**20:.0f} MiB; "
+            "free space there or use another --run-dir"
+        )
+
+
+def _put_environment(files: Files, root: Path, note: Callable[[str], None]) -> None:
+    path, now = root / "environment.json", environment()
+    before = _decoded(files.read(path), dict[str, str]) if files.exists(path) else None
+    if before == now:
+        return
+    if before:
+        note(f"the environment changed since the last start: {'; '.join(differences(before, now))}")
+    files.put(path, _pretty(now))
