@@ -1,0 +1,173 @@
+"""Examples for imitate stages: a teacher's traces, the policy's own answers, and the filters between them.
+
+The shape is that of STAR-1 (UCSC-VLAA/STAR-1): policy text, trace, filter, balance. A trace is kept when it parses,
+cites rules that exist and fit the prompt's category, agrees with the label and with its own answer, and is short
+enough. Benign answers are the policy's own, so that imitation does not cost helpfulness.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from erpo_ray import pairs as pairing
+from erpo_ray.judging.refusal import is_refusal
+from erpo_ray.rules import GENERAL, RuleBook
+from erpo_ray.teachers.gist import REFUSING
+from erpo_ray.teachers.negatives import negatives
+from erpo_ray.traces import CLOSE, Dialect, Trace, parse, render, split
+from erpo_ray.types import Example, Failure, Group, LeftOut, Pair, Prompt, identity, seed_of
+
+if TYPE_CHECKING:
+    from erpo_ray.methods.base import Task
+
+T = TypeVar("T")
+
+_SENTENCE_END = re.compile(r"(?<=[^\W\d])[.!?](?=\s|$)")
+_LEAST_WORDS = 4
+"""A cut answer shortened to whole sentences must keep this many words."""
+
+
+def check(
+    text: str, prompt: Prompt, book: RuleBook, dialect: Dialect, cap: int, count_tokens: Callable[[str], int]
+) -> Failure | None:
+    """Why a completion is no good example for its prompt; None when it is.
+
+    Causes: those of `traces.parse`; `label_disagrees` (verdict against label), `verdict_disagrees` (verdict against
+    answer), `no_rules`, `unknown_rule:ID`, `foreign_rule:ID` (of another category; those of `general` always fit),
+    `refusal_wording` (reasoning about an answered prompt that phrase-matching evaluators would count as a refusal),
+    `too_long` (the trace, without its answer, has more than `cap` tokens).
+    """
+    trace = parse(text, dialect)
+    if isinstance(trace, Failure):
+        return trace
+    cause = _disagreement(trace, prompt) or _citation_fault(trace, prompt, book)
+    if not cause and count_tokens(text[: text.index(CLOSE) + len(CLOSE)]) > cap:
+        cause = "too_long"
+    return Failure(cause, text) if cause else None
+
+
+def balance(rows: Sequence[T], prompt_of: Callable[[T], Prompt], seed: int) -> list[T]:
+    """As many harmful rows as benign ones, categories as even as can be.
+
+    Which rows stay depends on the seed and their prompts' ids alone; they keep their order. Rows of unknown label go.
+    """
+    by_label: dict[str, dict[str, list[int]]] = {"harmful": defaultdict(list), "benign": defaultdict(list)}
+    for index, row in enumerate(rows):
+        prompt = prompt_of(row)
+        if prompt.label != "unknown":
+            by_label[prompt.label][prompt.category].append(index)
+    size = min(sum(map(len, groups.values())) for groups in by_label.values())
+    kept: set[int] = set()
+    for groups in by_label.values():
+        ranked: list[tuple[int, int, int]] = []
+        for indexes in groups.values():
+            drawn = sorted((seed_of("balance", seed, prompt_of(rows[index]).id), index) for index in indexes)
+            ranked += [(turn, key, index) for turn, (key, index) in enumerate(drawn)]
+        kept.update(index for _, _, index in sorted(ranked)[:size])
+    return [row for index, row in enumerate(rows) if index in kept]
+
+
+def best_answers(groups: Sequence[Group], min_utility: float) -> tuple[dict[str, str], list[LeftOut]]:
+    """The most useful answer of each benign prompt's group (the shorter of equals), by prompt id.
+
+    An answer the token limit cut is shortened to its whole sentences. Groups without a useful answer are left out.
+    """
+    answers: dict[str, str] = {}
+    left_out: list[LeftOut] = []
+    for group in groups:
+        good: list[tuple[float, int, int, str]] = []
+        for candidate, verdict in zip(group.candidates, group.verdicts, strict=True):
+            text = _whole(split(candidate.text)[1] or "", cut=candidate.finish == "length")
+            if verdict.scores and not verdict.refused and verdict.scores.utility >= min_utility and text:
+                good.append((-verdict.scores.utility, verdict.scores.length, candidate.sample, text))
+        if good:
+            answers[group.prompt.id] = min(good)[-1]
+        else:
+            left_out.append(LeftOut(group.prompt.id, _why_no_answer(group)))
+    return answers, left_out
+
+
+def examples(
+    task: Task, prompts: Sequence[Prompt], answers: Mapping[str, str], left_out: Sequence[LeftOut]
+) -> tuple[list[Example], list[LeftOut]]:
+    """An example for each harmful prompt and each benign one with an answer.
+
+    What the teacher or the filters failed is added to `left_out`.
+    """
+    wanted = [prompt for prompt in prompts if prompt.label == "harmful" or prompt.id in answers]
+    # Threads wait on an endpoint; templates are written in one go.
+    workers = task.config.teacher.concurrency if task.config.teacher.type == "openai" else 1
+    with ThreadPoolExecutor(workers) as pool:
+        made = list(pool.map(lambda prompt: _example(task, prompt, answers.get(prompt.id)), wanted))
+    return [row for row in made if isinstance(row, Example)], [
+        *left_out,
+        *(row for row in made if isinstance(row, LeftOut)),
+    ]
+
+
+def negative_pairs(task: Task, rows: Sequence[Example]) -> list[Pair]:
+    """Each example over its negative traces, for a later prefer stage."""
+    dialect = task.config.model.dialect
+    prompts = {prompt.id: prompt for prompt in task.prompts}
+    found: list[tuple[Example, str, Sequence[int]]] = []
+    for example in rows:
+        prompt = prompts[example.prompt_id]
+        trace = parse(example.text, dialect)
+        if isinstance(trace, Trace):
+            for kind, negative in negatives(prompt, task.book.category(prompt.category), trace, task.config.seed):
+                found.append((example, kind, task.renderer.encode_completion(render(negative, dialect))))
+    return pairing.negative_pairs(found)
+
+
+def _example(task: Task, prompt: Prompt, answer: str | None) -> Example | LeftOut:
+    config = task.config
+    trace = task.teacher.write(prompt, task.book.category(prompt.category), answer, config.seed)
+    if isinstance(trace, Failure):
+        return LeftOut(prompt.id, f"teacher: {trace.cause}")
+    text = render(trace, config.model.dialect)
+    fault = check(text, prompt, task.book, config.model.dialect, config.imitate.trace_cap, task.renderer.count)
+    if fault:
+        return LeftOut(prompt.id, f"trace: {fault.cause}")
+    kind = config.teacher.type
+    prompt_ids, completion_ids = task.renderer.render(prompt.text), task.renderer.encode_completion(text)
+    return Example(identity("example", prompt.id, kind), prompt.id, kind, prompt_ids, completion_ids, text)
+
+
+def _disagreement(trace: Trace, prompt: Prompt) -> str:
+    refuses = trace.verdict == "refuse"
+    if prompt.label != "unknown" and refuses != (prompt.label == "harmful"):
+        return "label_disagrees"
+    if refuses != is_refusal(trace.answer):
+        return "verdict_disagrees"
+    reasoning = " ".join((trace.assessment, trace.rules, trace.path))
+    return "refusal_wording" if not refuses and REFUSING.search(reasoning) else ""
+
+
+def _citation_fault(trace: Trace, prompt: Prompt, book: RuleBook) -> str:
+    known = {rule.id for category in book.categories.values() for rule in category.rules}
+    fitting = {*book.rule_ids(prompt.category), *book.rule_ids(GENERAL)}
+    for id in trace.cited:
+        if id not in fitting:
+            return f"foreign_rule:{id}" if id in known else f"unknown_rule:{id}"
+    return "" if trace.cited else "no_rules"
+
+
+def _whole(answer: str, cut: bool) -> str:
+    """The answer, or up to its last whole sentence when it was cut; empty when too little is left."""
+    if not cut:
+        return answer.strip()
+    ends = [match.end() for match in _SENTENCE_END.finditer(answer)]
+    whole = answer[: ends[-1]].strip() if ends else ""
+    return whole if len(whole.split()) >= _LEAST_WORDS else ""
+
+
+def _why_no_answer(group: Group) -> str:
+    if all(verdict.failure for verdict in group.verdicts):
+        return "no answer could be judged"
+    if all(verdict.refused or verdict.failure for verdict in group.verdicts):
+        return "every answer refused"
+    return "no answer useful enough"
