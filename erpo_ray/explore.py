@@ -1,0 +1,141 @@
+"""Sampling and judging into a stage's ledgers, and reading them back as groups. Nothing sampled is lost or sampled twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from erpo_ray.errors import RunFailed
+from erpo_ray.rundir import StageDir
+from erpo_ray.types import (
+    Candidate,
+    Group,
+    Objective,
+    Policy,
+    Prompt,
+    Request,
+    Training,
+    Verdict,
+    identity,
+)
+
+
+class Backend(Protocol):
+    """Where things run: a Ray cluster, or this process. `loop` and the methods see only this."""
+
+    def policy(self, path: Path) -> Policy:
+        """The policy in a model directory, with its version."""
+        ...
+
+    def prepare(self, policy: Policy) -> None:
+        """Make every rollout worker serve `policy`, in place, and prove it. RunFailed when the weights differ."""
+        ...
+
+    def rollouts(
+        self, requests: Iterable[Request], unjudged: Sequence[tuple[Prompt, Candidate]], run: str, stage: str
+    ) -> Iterator[Candidate | Verdict]:
+        """Each candidate before it is judged, each verdict when it comes; no barrier between the two."""
+        ...
+
+    def imitate(
+        self, policy: Policy, examples: Path, training: Training, out: Path, work: Path
+    ) -> dict[str, float]: ...
+
+    def prefer(
+        self, policy: Policy, reference: Policy, pairs: Path, objective: Objective, training: Training, out: Path, work: Path
+    ) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
+Phase = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Opens a progress bar: name and total in, a context manager that yields `tick(n)` out."""
+
+
+def explore(
+    s: StageDir,
+    requests: Sequence[Request],
+    policy: Policy,
+    backend: Backend,
+    run: str,
+    phase: Phase,
+    max_failure_rate: float,
+    prefix: str = "",
+) -> list[Group]:
+    """All samples asked for, judged: those in the ledgers already, and the rest drawn from `policy` now.
+
+    RunFailed when more than `max_failure_rate` of the verdicts are failures.
+    """
+    stage = f"{s.path.name}/{prefix}"
+    candidates = s.ledger(f"{prefix}candidates.jsonl", Candidate)
+    verdicts = s.ledger(f"{prefix}verdicts.jsonl", Verdict, after=candidates)
+    prompts = {request.prompt.id: request.prompt for request in requests}
+    todo = list(_missing(requests, candidates, run, stage))
+    unjudged = [(prompts[c.prompt_id], c) for c in candidates if c.id not in verdicts]
+    if todo:
+        backend.prepare(policy)
+    if todo or unjudged:
+        with phase(f"{s.path.name} {prefix or 'rollout_'}".strip("_"), sum(len(r.samples) for r in requests)) as tick:
+            tick(len(verdicts))
+            for item in backend.rollouts(todo, unjudged, run, stage):
+                if isinstance(item, Candidate):
+                    candidates.append(item)
+                else:
+                    verdicts.append(item)
+                    tick(1)
+        candidates.sync()
+        verdicts.sync()
+    groups = grouped(requests, candidates, verdicts)
+    _check_failures(groups, max_failure_rate)
+    return groups
+
+
+def _missing(requests: Iterable[Request], have: Container[str], run: str, stage: str) -> Iterator[Request]:
+    for request in requests:
+        wanted = tuple(k for k in request.samples if identity(run, stage, request.prompt.id, k) not in have)
+        if wanted:
+            yield replace(request, samples=wanted)
+
+
+def grouped(requests: Sequence[Request], candidates: Iterable[Candidate], verdicts: Iterable[Verdict]) -> list[Group]:
+    """The candidates of each request with their verdicts, in sample order; every candidate must be judged."""
+    by_candidate = {verdict.candidate_id: verdict for verdict in verdicts}
+    by_prompt: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_prompt.setdefault(candidate.prompt_id, []).append(candidate)
+    groups = []
+    for request in requests:
+        mine = sorted(by_prompt.get(request.prompt.id, ()), key=lambda c: c.sample)
+        groups.append(
+            Group(request.prompt, request.prompt_ids, tuple(mine), tuple(by_candidate[c.id] for c in mine))
+        )
+    return groups
+
+
+def _check_failures(groups: Sequence[Group], limit: float) -> None:
+    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    failed = [verdict.failure for verdict in verdicts if verdict.failure]
+    if len(failed) > limit * len(verdicts):
+        first = failed[0]
+        raise RunFailed(
+            f"{len(failed)} of {len(verdicts)} verdicts failed, more than judge.max_failure_rate ({limit}); the first: "
+            f"{first.cause}: {first.raw[:300]}. Mend the judge and start the same command again: the candidates are kept"
+        )
+
+
+def why_no_pairs(groups: Sequence[Group]) -> str:
+    """The likely cause of a round without a single pair, in a sentence that names a remedy."""
+    verdicts = [v for g in groups for v in g.verdicts if v.scores]
+    if not verdicts:
+        return "no candidate was judged; look at the failures in verdicts.jsonl"
+    texts = [{c.text for c in g.candidates} for g in groups]
+    if all(len(distinct) == 1 for distinct in texts):
+        return "all candidates of each prompt are the same text; raise prefer.draw.temperature"
+    if len({(v.scores.safety, v.scores.utility) for v in verdicts if v.scores}) == 1:
+        return "the judge gives every candidate the same scores (saturated); look at the rules and at verdicts.jsonl"
+    if all(v.scores.safety < 0 for v in verdicts if v.scores):
+        return "no candidate is safe, so nothing can be chosen; train the imitate stage longer (imitate.fit) or raise prefer.samples"
+    return "candidates differ too little in safety, usefulness and length; raise prefer.samples or prefer.draw.temperature"

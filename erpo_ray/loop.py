@@ -1,0 +1,34 @@
+"""The loop: a method's stages over a backend and a run directory. No Ray, no torch, no method in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from erpo_ray.methods.base import History, Outcome, Stage, Task
+from erpo_ray.rundir import RunDir
+from erpo_ray.scene import Scene
+from erpo_ray.types import Example, Pair
+
+
+def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tuple[Outcome, ...]:
+    """Play the stages in order; return what became of each, the base model first.
+
+    Every artefact is made once and read ever after, so the same call after a crash goes on where it stopped.
+    """
+    with run.stage("base") as s:
+        history = History((scene.base(s, task),))
+    for number, stage in enumerate(stages):
+        with run.stage(f"{number:02d}-{stage.name}") as s:
+            groups = scene.explorer(s, stage, task, history)
+            if stage.kind == "imitate":
+                examples = scene.rows(s, "examples.jsonl", Example, groups, partial(stage.examples, task))
+                negatives = s.once("negatives.jsonl", Pair, partial(stage.negatives, task, examples))
+                policy = scene.imitate(s, stage, history)
+            else:
+                negatives = history.negatives
+                scene.rows(s, "pairs.jsonl", Pair, groups, partial(stage.pairs, task, history))
+                policy = scene.prefer(s, stage, history)
+            outcome = scene.judge(s, stage, history, policy, groups)
+        history = History((*history.outcomes, outcome), negatives)
+    return history.outcomes

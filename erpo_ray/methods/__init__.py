@@ -1,0 +1,11 @@
+"""The methods: one file a paper, one dict that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from erpo_ray.config import Config
+from erpo_ray.methods import erpo
+from erpo_ray.methods.base import Stage
+
+METHODS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {"erpo": erpo.stages}

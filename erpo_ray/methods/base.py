@@ -1,0 +1,118 @@
+"""What a method is made of: stages, and the world they see. A method never knows where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from erpo_ray.config import Config
+from erpo_ray.rules import Category, RuleBook
+from erpo_ray.traces import Trace
+from erpo_ray.types import (
+    Evaluation,
+    Example,
+    Failure,
+    Group,
+    LeftOut,
+    Objective,
+    Pair,
+    Policy,
+    Prompt,
+    Request,
+    Training,
+)
+
+
+class Renderer(Protocol):
+    """The one way from text to the policy's token ids and back (rollout, judge and trainer share it)."""
+
+    def render(self, text: str) -> tuple[int, ...]: ...
+    def encode_completion(self, text: str) -> tuple[int, ...]: ...
+    def count(self, text: str) -> int: ...
+
+
+class Teacher(Protocol):
+    """Writes the ex-ante trace for a prompt, its category and a target answer (None asks for a refusal)."""
+
+    def write(self, prompt: Prompt, category: Category, answer: str | None, seed: int) -> Trace | Failure: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What every stage may read: prompts to train on, rules, renderer, teacher and settings."""
+
+    config: Config
+    base: Policy
+    prompts: tuple[Prompt, ...]
+    book: RuleBook
+    renderer: Renderer
+    teacher: Teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished stage tells the next one; kept in its `stage.json`.
+
+    `policy` is the one to go on with and `evaluation` its figures; `measured` are those of the policy the stage trained,
+    which a rejecting gate leaves behind. `lengths` is the median length in tokens of passing candidates by label, `missed`
+    the prompts whose group held an error (complied with harm, refused the harmless).
+    """
+
+    stage: str
+    kind: str
+    accepted: bool
+    reason: str
+    policy: Policy
+    evaluation: Evaluation
+    measured: Evaluation
+    lengths: dict[str, float]
+    missed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened before a stage: every outcome (the base model's first) and the negatives of the imitate stage."""
+
+    outcomes: tuple[Outcome, ...]
+    negatives: Sequence[Pair] = ()
+
+    @property
+    def last(self) -> Outcome:
+        return self.outcomes[-1]
+
+    def reference(self, name: str) -> Policy:
+        """The policy an objective's `reference` names: the last accepted, that of the imitate stage, or the base model."""
+        if name == "previous":
+            return self.last.policy
+        if name == "base":
+            return self.outcomes[0].policy
+        return next((o.policy for o in self.outcomes if o.kind == "imitate" and o.accepted), self.outcomes[0].policy)
+
+
+class Imitate(Protocol):
+    """A stage of supervised training on examples."""
+
+    name: str
+    kind: Literal["imitate"]
+    training: Training
+
+    def requests(self, task: Task, history: History) -> list[Request]: ...
+    def examples(self, task: Task, groups: Sequence[Group]) -> tuple[list[Example], list[LeftOut]]: ...
+    def negatives(self, task: Task, examples: Sequence[Example]) -> list[Pair]: ...
+
+
+class Prefer(Protocol):
+    """A stage of preference training on judged groups."""
+
+    name: str
+    kind: Literal["prefer"]
+    training: Training
+    objective: Objective
+
+    def requests(self, task: Task, history: History) -> list[Request]: ...
+    def cap(self, task: Task, history: History) -> dict[str, int]: ...
+    def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]: ...
+
+
+Stage = Imitate | Prefer

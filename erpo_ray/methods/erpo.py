@@ -1,0 +1,130 @@
+"""ERPO: Ex-Ante Reasoning Preference Optimization (arXiv 2504.02725v1).
+
+Three stages. (1) Imitate: supervised ex-ante reasoning. Every prompt has a risk category c = M_cls(x); a teacher writes
+the thought z from (x, rule(c), known good answer y); the policy learns z then y. (2) Prefer: DPO on sampled candidates
+and on negative thoughts, for safety, usefulness and efficiency. (3) Prefer, N rounds: length-controlled iterative
+preference optimisation; each round samples from the last policy, makes it the reference, and tightens the length cap.
+
+The paper's own hyper-parameters are not published in what could be read; every number here is a config field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from erpo_ray import pairs as pairing
+from erpo_ray import synthesis
+from erpo_ray.config import Config
+from erpo_ray.methods.base import History, Stage, Task
+from erpo_ray.prompts.mixing import choose_balanced
+from erpo_ray.types import (
+    Example,
+    Group,
+    LeftOut,
+    Objective,
+    Pair,
+    Prompt,
+    Request,
+    Sampling,
+    Training,
+    seed_of,
+)
+
+
+def stages(config: Config) -> tuple[Stage, ...]:
+    """ERPO = imitate, prefer, prefer x N with a shrinking length cap."""
+    length = config.model.max_length
+    prefer = config.prefer.fit.training(length, config.seed)
+    rounds = tuple(
+        Prefer(n, prefer, config.prefer.objective(gamma=config.rounds.gamma), shorten=True)
+        for n in range(1, config.rounds.count + 1)
+    )
+    return (
+        Imitate(config.imitate.fit.training(length, config.seed)),
+        Prefer(0, prefer, config.prefer.objective(), shorten=False),
+        *rounds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Imitate:
+    """Stage 1. Refusals come from the teacher, answers to benign prompts from the policy itself (sampled, judged, best kept)."""
+
+    training: Training
+    name: str = "imitate"
+    kind: Literal["imitate"] = "imitate"
+
+    def chosen(self, task: Task) -> list[Prompt]:
+        """The prompts of this stage, balanced over categories, in an order that depends on the seed alone."""
+        settings = task.config.imitate
+        return choose_balanced(task.prompts, settings.harmful, settings.benign, seed_of(task.config.seed, self.name))
+
+    def requests(self, task: Task, history: History) -> list[Request]:
+        """Ask the policy for short answers to the benign prompts; the hint that makes them short is not trained on."""
+        settings = task.config.imitate
+        return [
+            Request(
+                prompt,
+                task.renderer.render(f"{prompt.text}\n{settings.answer_hint}"),
+                tuple(range(settings.answers)),
+                settings.draw.sampling(),
+            )
+            for prompt in self.chosen(task)
+            if prompt.label == "benign"
+        ]
+
+    def examples(self, task: Task, groups: Sequence[Group]) -> tuple[list[Example], list[LeftOut]]:
+        """One example a prompt: the teacher's trace, then its refusal or the best answer the policy gave."""
+        answers, left_out = synthesis.best_answers(groups, task.config.prefer.min_utility)
+        return synthesis.examples(task, self.chosen(task), answers, left_out)
+
+    def negatives(self, task: Task, rows: Sequence[Example]) -> list[Pair]:
+        """Off-policy negatives for stage 2: the example over a thought that goes wrong."""
+        return synthesis.negative_pairs(task, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefer:
+    """Stages 2 and 3: explore on-policy, pair within each group, optimise. `shorten` makes it a length-controlled round."""
+
+    round: int
+    training: Training
+    objective: Objective
+    shorten: bool
+    name: str = "prefer"
+    kind: Literal["prefer"] = "prefer"
+
+    def requests(self, task: Task, history: History) -> list[Request]:
+        """K samples for prompts the policy last got wrong (and their twins) first, then fresh ones, both labels alike."""
+        settings = task.config.prefer
+        half = settings.prompts // 2
+        missed = frozenset(history.last.missed)
+        prompts = choose_balanced(task.prompts, half, half, seed_of(task.config.seed, "prefer", self.round), first=missed)
+        return [self._request(task, prompt, settings.draw.sampling()) for prompt in prompts]
+
+    def _request(self, task: Task, prompt: Prompt, sampling: Sampling) -> Request:
+        room = task.config.model.max_length - 1
+        ids = task.renderer.render(prompt.text)
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room - len(ids)))
+        return Request(prompt, ids, tuple(range(task.config.prefer.samples)), sampling)
+
+    def cap(self, task: Task, history: History) -> dict[str, int]:
+        """The length cap of this round by label: a share of the last round's median passing length (stage 3 only)."""
+        if not self.shorten:
+            return {}
+        rounds = task.config.rounds
+        return pairing.next_cap(history.last.lengths, rounds.cap_ratio, rounds.cap_min)
+
+    def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
+        """Safe over unsafe, answered over refused, useful over empty, short over long; in stage 2 the negatives too."""
+        settings = task.config.prefer
+        seed = seed_of(task.config.seed, "pairs", self.round)
+        pairs, left_out = pairing.choose(
+            groups, settings, cap=self.cap(task, history), prefer_short=self.shorten, seed=seed
+        )
+        if not self.shorten:
+            pairs += pairing.sample_negatives(history.negatives, settings.negatives, seed)
+        return pairs, left_out
+

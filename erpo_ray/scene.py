@@ -1,0 +1,147 @@
+"""The steps of a stage on a stage directory: explore, collect rows, train, evaluate and judge at the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from erpo_ray.config import Config
+from erpo_ray.errors import RunFailed
+from erpo_ray.evaluate.gate import Decision, accept
+from erpo_ray.evaluate.metrics import evaluation, row
+from erpo_ray.explore import Backend, Phase, explore, why_no_pairs
+from erpo_ray.methods.base import History, Imitate, Outcome, Prefer, Stage, Task
+from erpo_ray.pairs import median_passing_length
+from erpo_ray.rundir import RunDir, StageDir
+from erpo_ray.types import Evaluation, Group, LeftOut, Policy, Request
+
+T = TypeVar("T")
+Groups = Callable[[], list[Group]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the loop's steps need besides the method: backend, run directory, evaluation prompts, progress and settings."""
+
+    backend: Backend
+    run: RunDir
+    config: Config
+    evaluation: Sequence[Request]
+    phase: Phase
+    say: Callable[[str], None]
+
+    def base(self, s: StageDir, task: Task) -> Outcome:
+        """The unaligned model's figures: what every stage is compared with."""
+        figures = self._measure(s, task.base)
+        outcome = s.value(
+            "outcome.json",
+            Outcome,
+            lambda: Outcome("base", "base", True, "the model as given", task.base, figures, figures, {}, ()),
+        )
+        return self._close(s, outcome)
+
+    def explorer(self, s: StageDir, stage: Stage, task: Task, history: History) -> Groups:
+        """The stage's groups, sampled and judged when first asked for; a stage that is done never asks."""
+
+        @cache
+        def groups() -> list[Group]:
+            self.run.status("running", stage=s.path.name, phase="rollouts")
+            requests = stage.requests(task, history)
+            return self._explore(s, requests, history.last.policy)
+
+        return groups
+
+    def rows(
+        self, s: StageDir, name: str, kind: type[T], groups: Groups, make: Callable[[Sequence[Group]], tuple[list[T], list[LeftOut]]]
+    ) -> Sequence[T]:
+        """Examples or pairs of a stage, and beside them `left_out.jsonl` with a reason for all that was not used."""
+
+        def keep() -> list[T]:
+            rows, left_out = make(groups())
+            if not rows:
+                raise RunFailed(f"stage {s.path.name} has no {Path(name).stem}: {why_no_pairs(groups())}")
+            s.once("left_out.jsonl", LeftOut, lambda: left_out)
+            return rows
+
+        return s.once(name, kind, keep)
+
+    def imitate(self, s: StageDir, stage: Imitate, history: History) -> Policy:
+        """Supervised training on the stage's examples."""
+        start = history.last.policy
+        examples = s.path / "examples.jsonl"
+        return self._train(
+            s, lambda out, work: self.backend.imitate(start, examples, stage.training, out, work)
+        )
+
+    def prefer(self, s: StageDir, stage: Prefer, history: History) -> Policy:
+        """Preference training on the stage's pairs."""
+        start, pairs = history.last.policy, s.path / "pairs.jsonl"
+        reference = history.reference(stage.objective.reference)
+        return self._train(
+            s,
+            lambda out, work: self.backend.prefer(start, reference, pairs, stage.objective, stage.training, out, work),
+        )
+
+    def judge(self, s: StageDir, stage: Stage, history: History, policy: Policy, groups: Groups) -> Outcome:
+        """Evaluate the new policy and let the gate choose between it and the old one."""
+        measured = self._measure(s, policy)
+
+        def decide() -> Outcome:
+            last = history.last
+            shorter = stage.kind == "prefer" and stage.objective.gamma > 0
+            decision = accept(last.evaluation, measured, self.config.gate, stage.kind, shorter=shorter)
+            kept = (policy, measured) if decision.accepted else (last.policy, last.evaluation)
+            return _outcome(s, stage, decision, kept, measured, groups(), self.config.prefer.min_utility)
+
+        return self._close(s, s.value("outcome.json", Outcome, decide))
+
+    def _train(self, s: StageDir, train: Callable[[Path, Path], dict[str, float]]) -> Policy:
+        self.run.status("running", stage=s.path.name, phase="training")
+        return self.backend.policy(s.directory("policy", train))
+
+    def _explore(self, s: StageDir, requests: Sequence[Request], policy: Policy, prefix: str = "") -> list[Group]:
+        limit = self.config.judge.max_failure_rate
+        return explore(s, requests, policy, self.backend, self.run.id, self.phase, limit, prefix)
+
+    def _measure(self, s: StageDir, policy: Policy) -> Evaluation:
+        def measure() -> Evaluation:
+            self.run.status("running", stage=s.path.name, phase="evaluation")
+            groups = self._explore(s, self.evaluation, policy, prefix="evaluation_")
+            return evaluation(s.path.name, policy.version, groups)
+
+        return s.value("evaluation.json", Evaluation, measure)
+
+    def _close(self, s: StageDir, outcome: Outcome) -> Outcome:
+        """Seal the stage and tell the world: metrics row, `policy` pointer, one line."""
+        if not s.sealed:
+            s.seal({"accepted": outcome.accepted, "reason": outcome.reason, "policy": outcome.policy.version})
+            self.say(f"{outcome.stage}: {outcome.reason}")
+        self.run.append_metric({**row(outcome.measured), "accepted": outcome.accepted})
+        self.run.point_policy(outcome.policy.path)
+        return outcome
+
+
+def _outcome(
+    s: StageDir,
+    stage: Stage,
+    decision: Decision,
+    kept: tuple[Policy, Evaluation],
+    measured: Evaluation,
+    groups: Sequence[Group],
+    min_utility: float,
+) -> Outcome:
+    lengths = median_passing_length(groups, min_utility) if stage.kind == "prefer" else {}
+    missed = tuple(g.prompt.id for g in groups if stage.kind == "prefer" and _wrong(g))
+    policy, figures = kept
+    return Outcome(
+        s.path.name, stage.kind, decision.accepted, decision.reason, policy, figures, measured, lengths, missed
+    )
+
+
+def _wrong(group: Group) -> bool:
+    """Whether a candidate complied with harm or refused the harmless."""
+    harmful = group.prompt.label == "harmful"
+    return any(v.scores is not None and v.refused != harmful for v in group.verdicts)

@@ -1,0 +1,109 @@
+"""A policy that answers by rote and a trainer that counts: enough to run the whole loop, resume included, in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from erpo_ray import traces
+from erpo_ray.config import Config
+from erpo_ray.judging.rules_judge import RulesJudge
+from erpo_ray.rules import RuleBook
+from erpo_ray.rundir import read_rows
+from erpo_ray.teachers import TemplateTeacher
+from erpo_ray.types import (
+    Candidate,
+    Example,
+    Objective,
+    Pair,
+    Policy,
+    Prompt,
+    Request,
+    Training,
+    Verdict,
+    identity,
+    seed_of,
+)
+
+PLAIN = "Here is a plain and friendly answer to the question that was asked."
+
+
+class Letters:
+    """A renderer whose tokens are code points; 0 ends a completion."""
+
+    def render(self, text: str) -> tuple[int, ...]:
+        return (1, *map(ord, text))
+
+    def encode_completion(self, text: str) -> tuple[int, ...]:
+        return (*map(ord, text), 0)
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+
+class Rote:
+    """A backend without engines. A policy's skill is a number in its directory; training raises it.
+
+    Skill 0 answers everything, without a trace. From skill 1 on the right trace comes in most samples, the wrong one in the others.
+    """
+
+    def __init__(self, config: Config, book: RuleBook) -> None:
+        self.sampled: list[str] = []
+        self.trained: list[str] = []
+        self.served: list[str] = []
+        self._book, self._skill = book, 0
+        self._judge = RulesJudge(config.judge, book, config.model.dialect, lambda pairs: [0.6] * len(pairs))
+        self.worsen: set[str] = set()
+
+    def policy(self, path: Path) -> Policy:
+        return Policy(path, f"skill{(path / 'skill').read_text()}")
+
+    def prepare(self, policy: Policy) -> None:
+        self._skill = int((policy.path / "skill").read_text())
+        self.served.append(policy.version)
+
+    def rollouts(
+        self, requests: Iterable[Request], unjudged: Sequence[tuple[Prompt, Candidate]], run: str, stage: str
+    ) -> Iterator[Candidate | Verdict]:
+        yield from self._judge.judge(list(unjudged))
+        for request in requests:
+            for sample in request.samples:
+                candidate = self._candidate(request, sample, identity(run, stage, request.prompt.id, sample))
+                self.sampled.append(candidate.id)
+                yield candidate
+                yield from self._judge.judge([(request.prompt, candidate)])
+
+    def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
+        rows = list(read_rows(examples, Example))
+        return self._trained(policy, out, len(rows))
+
+    def prefer(
+        self, policy: Policy, reference: Policy, pairs: Path, objective: Objective, training: Training, out: Path, work: Path
+    ) -> dict[str, float]:
+        rows = list(read_rows(pairs, Pair))
+        return self._trained(policy, out, len(rows))
+
+    def close(self) -> None:
+        pass
+
+    def _trained(self, policy: Policy, out: Path, rows: int) -> dict[str, float]:
+        stage = out.parent.name
+        skill = 0 if stage in self.worsen else int((policy.path / "skill").read_text()) + 1
+        (out / "skill").write_text(str(skill))
+        self.trained.append(stage)
+        return {"rows": float(rows)}
+
+    def _candidate(self, request: Request, sample: int, id: str) -> Candidate:
+        text = self._text(request.prompt, sample, greedy=request.sampling.temperature == 0)
+        ids = (*map(ord, text), 0)
+        return Candidate(id, request.prompt.id, sample, ids, text, "stop", f"skill{self._skill}")
+
+    def _text(self, prompt: Prompt, sample: int, greedy: bool) -> str:
+        if not self._skill:
+            return PLAIN if sample == 0 else f"{PLAIN} Number {sample}."
+        category = self._book.category(prompt.category)
+        right = greedy or seed_of(prompt.id, sample) % 4 > 0
+        label = prompt.label if right else ("benign" if prompt.label == "harmful" else "harmful")
+        asked = Prompt(prompt.id, prompt.text, label, prompt.category, prompt.topic)
+        answer = PLAIN if label == "benign" else None
+        return traces.render(TemplateTeacher().write(asked, category, answer, sample), "lines")

@@ -1,0 +1,118 @@
+"""The loop over a backend that answers by rote: what each stage makes, what the gate keeps, what a second start repeats."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fakes import PLAIN, Letters, Rote
+
+from erpo_ray import rules
+from erpo_ray.config import Config, Imitate, Prefer, Rounds
+from erpo_ray.errors import RunFailed
+from erpo_ray.loop import align
+from erpo_ray.methods import METHODS
+from erpo_ray.methods.base import Outcome, Task
+from erpo_ray.prompts import mixing
+from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
+from erpo_ray.scene import Scene
+from erpo_ray.teachers import TemplateTeacher
+from erpo_ray.types import Candidate, Example, Pair, Request, Sampling, Verdict
+
+CONFIG = Config(
+    imitate=Imitate(harmful=28, benign=28),
+    prefer=Prefer(prompts=28, samples=4, negatives=6),
+    rounds=Rounds(count=2),
+)
+
+
+def run(place: Path, config: Config = CONFIG, backend: Rote | None = None, start: str = "0") -> tuple[tuple[Outcome, ...], Rote]:
+    book = rules.load("")
+    backend = backend or Rote(config, book)
+    base = place / "base"
+    base.mkdir(exist_ok=True)
+    (base / "skill").write_text(start)
+    mix = mixing.gather(config.data, tuple(book.categories), config.seed)
+    held = mixing.per_source(mix.evaluate, 12)
+    greedy = Sampling(0.0, 64)
+    asked = [Request(p, Letters().render(p.text), (0,), greedy) for p in held]
+
+    @contextmanager
+    def phase(name: str, total: int):
+        yield lambda n: None
+
+    with RunDir.open(place / "run", config) as directory:
+        task = Task(config, backend.policy(base), mix.train, book, Letters(), TemplateTeacher())
+        scene = Scene(backend, directory, config, asked, phase, lambda line: None)
+        return align(METHODS["erpo"](config), task, scene, directory), backend
+
+
+def metrics(place: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_stages_in_the_papers_order_each_with_its_row(tmp_path: Path):
+    outcomes, backend = run(tmp_path)
+    assert backend.trained == ["00-imitate", "01-prefer", "02-prefer", "03-prefer"]
+    assert [row["stage"] for row in metrics(tmp_path)] == ["base", "00-imitate", "01-prefer", "02-prefer", "03-prefer"]
+    assert [outcome.evaluation.harmful_refused.value for outcome in outcomes] == [0, 1, 1, 1, 1]
+    assert [outcome.evaluation.benign_refused.value for outcome in outcomes] == [0, 0, 0, 0, 0]
+    assert (tmp_path / "run" / "policy" / "skill").read_text() == "4"
+
+
+def test_examples_hold_refusals_and_the_policys_own_answers(tmp_path: Path):
+    run(tmp_path)
+    rows = list(read_rows(tmp_path / "run/stages/00-imitate/examples.jsonl", Example))
+    refused = [row for row in rows if "\nPath: Refuse" in row.text]
+    answered = [row for row in rows if PLAIN in row.text]
+    assert len(refused) == len(answered) == 28 and len(rows) == 56
+    assert all(row.completion_ids == Letters().encode_completion(row.text) for row in rows)
+
+
+def test_only_stage_two_takes_negatives_and_rounds_refresh_the_reference(tmp_path: Path):
+    run(tmp_path)
+    kinds = [
+        {pair.kind for pair in read_rows(tmp_path / f"run/stages/{stage}/pairs.jsonl", Pair)}
+        for stage in ("01-prefer", "02-prefer", "03-prefer")
+    ]
+    assert "negative" in kinds[0] and "negative" not in kinds[1] | kinds[2]
+    assert "safety" in kinds[0] and "over_refusal" in kinds[0]
+
+
+def test_a_second_start_samples_and_trains_nothing(tmp_path: Path):
+    first, _ = run(tmp_path)
+    second, backend = run(tmp_path)
+    assert second == first
+    assert (backend.sampled, backend.trained, backend.served) == ([], [], [])
+
+
+def test_every_candidate_is_judged_and_carries_the_policy_that_wrote_it(tmp_path: Path):
+    run(tmp_path)
+    stage = tmp_path / "run/stages/02-prefer"
+    candidates = list(Ledger(Files(), stage / "candidates.jsonl", Candidate, read_only=True))
+    verdicts = {verdict.candidate_id for verdict in Ledger(Files(), stage / "verdicts.jsonl", Verdict, read_only=True)}
+    assert {candidate.id for candidate in candidates} == verdicts
+    assert {candidate.policy for candidate in candidates} == {"skill2"}
+
+
+def test_a_round_that_unlearns_safety_is_rejected_and_the_old_policy_stays(tmp_path: Path):
+    backend = Rote(CONFIG, rules.load(""))
+    backend.worsen.add("02-prefer")
+    outcomes, _ = run(tmp_path, backend=backend)
+    rejected = outcomes[3]
+    assert not rejected.accepted and "harmful refused" in rejected.reason
+    assert rejected.policy == outcomes[2].policy and rejected.measured.harmful_refused.value == 0
+    assert outcomes[4].accepted and outcomes[4].policy.version == "skill3"
+    assert [row["accepted"] for row in metrics(tmp_path)] == [True, True, True, False, True]
+
+
+def test_no_pairs_stops_the_run_with_the_likely_cause(tmp_path: Path):
+    class Same(Rote):
+        def _text(self, prompt, sample, greedy):
+            return super()._text(prompt, 1, True)
+
+    config = CONFIG.model_copy(update={"prefer": Prefer(prompts=8, samples=2, negatives=0)})
+    with pytest.raises(RunFailed, match="same text; raise prefer.draw.temperature"):
+        run(tmp_path, config, Same(config, rules.load("")))
