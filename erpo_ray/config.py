@@ -23,7 +23,7 @@ class Model(Section):
 
     path: str = "smollm2-135m-instruct"
     """The embedded model's name, a local directory, or a Hugging Face id."""
-    max_length: int = Field(1024, ge=64)
+    max_length: int = Field(default=1024, ge=64)
     """Context used by engine and trainer, in tokens."""
     trust_remote_code: bool = False
     """Run code shipped with the model; leave off unless you read that code."""
@@ -46,11 +46,11 @@ class Source(Section):
     """Keep only rows whose column equals the value."""
     columns: dict[str, str] = {}
     """Our field name -> column name in the file, for files with other names."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Keep this many rows, chosen by a hash of the prompt (repeatable)."""
     attacks: str | None = None
     """`embedded` or a JSONL file of templates with `{prompt}`: each prompt is wrapped in one of them."""
-    repeat: int = Field(1, ge=1)
+    repeat: int = Field(default=1, ge=1)
     """Copies of each prompt, each wrapped in another template (only with `attacks`)."""
     name: str = ""
     """Name in tables; the file's stem when empty."""
@@ -77,7 +77,7 @@ class Labeller(Section):
 
     type: Literal["embedding", "given"] = "embedding"
     """`embedding` predicts from sentence embeddings; `given` keeps the prompts' own categories."""
-    min_confidence: float = Field(0.0, ge=0, le=1)
+    min_confidence: float = Field(default=0.0, ge=0, le=1)
     """Below this the prompt gets the general category of the rule book."""
 
 
@@ -90,20 +90,20 @@ class Teacher(Section):
     model: str = ""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; the key itself is never stored."""
-    temperature: float = Field(0.7, ge=0)
-    max_tokens: int = Field(400, ge=16)
-    timeout_s: float = Field(60.0, gt=0)
-    concurrency: int = Field(8, ge=1)
+    temperature: float = Field(default=0.7, ge=0)
+    max_tokens: int = Field(default=400, ge=16)
+    timeout_s: float = Field(default=60.0, gt=0)
+    concurrency: int = Field(default=8, ge=1)
 
 
 class Draw(Section):
     """How completions are sampled. On CPU use top-k or min-p: top-p halves vLLM's speed there."""
 
-    temperature: float = Field(1.0, ge=0)
-    top_k: int = Field(50, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    min_p: float = Field(0.0, ge=0, le=1)
-    max_tokens: int = Field(160, ge=8)
+    temperature: float = Field(default=1.0, ge=0)
+    top_k: int = Field(default=50, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    max_tokens: int = Field(default=160, ge=8)
 
     def sampling(self) -> Sampling:
         return Sampling(self.temperature, self.max_tokens, self.top_k, self.min_p, self.top_p)
@@ -112,23 +112,23 @@ class Draw(Section):
 class Fit(Section):
     """Optimiser settings of one stage."""
 
-    learning_rate: float = Field(1e-4, gt=0)
-    epochs: float = Field(1.0, gt=0)
-    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=16, ge=1)
     """Rows (or pairs) an optimiser step, over all workers."""
-    micro_batch_size: int = Field(8, ge=1)
+    micro_batch_size: int = Field(default=8, ge=1)
     """Rows (or pairs) a forward pass on one worker."""
     max_steps: int = -1
-    warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     schedule: str = "cosine"
-    save_steps: int = Field(0, ge=0)
+    save_steps: int = Field(default=0, ge=0)
     """Optimiser steps between resumable checkpoints; 0 keeps none."""
     gradient_checkpointing: bool = False
-    lora_rank: int = Field(0, ge=0)
+    lora_rank: int = Field(default=0, ge=0)
     """0 trains all weights; otherwise a PEFT LoRA of this rank, merged when the stage ends."""
-    lora_alpha: int = Field(32, ge=1)
+    lora_alpha: int = Field(default=32, ge=1)
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
     def training(self, max_length: int, seed: int) -> Training:
@@ -142,12 +142,12 @@ class Imitate(Section):
     """Harmful prompts used (all when empty); prompts are chosen by hash, balanced over categories."""
     benign: int | None = None
     """Benign prompts used (all when empty)."""
-    answers: int = Field(2, ge=1)
+    answers: int = Field(default=2, ge=1)
     """Answers sampled from the policy for each benign prompt; the best is kept."""
     answer_hint: str = "Answer helpfully in one to three short sentences."
     """Added to benign prompts while sampling answers, absent from the training row (context distillation)."""
     draw: Draw = Draw(temperature=0.7, max_tokens=96)
-    trace_cap: int = Field(160, ge=16)
+    trace_cap: int = Field(default=160, ge=16)
     """Longest trace kept, in tokens."""
     fit: Fit = Fit(learning_rate=2e-4, epochs=2, batch_size=16, micro_batch_size=8)
 
@@ -155,21 +155,21 @@ class Imitate(Section):
 class Prefer(Section):
     """Stage 2 (and the base of stage 3): on-policy preference optimisation."""
 
-    prompts: int = Field(240, ge=1)
+    prompts: int = Field(default=240, ge=1)
     """Prompts explored in a round, half harmful and half benign."""
-    samples: int = Field(4, ge=2)
+    samples: int = Field(default=4, ge=2)
     """K, candidates a prompt. Fewer than 2 leave nothing to compare."""
     draw: Draw = Draw()
-    pairs_per_prompt: int = Field(1, ge=1)
-    max_pairs: int = Field(160, ge=1)
-    negatives: int = Field(80, ge=0)
+    pairs_per_prompt: int = Field(default=1, ge=1)
+    max_pairs: int = Field(default=160, ge=1)
+    negatives: int = Field(default=80, ge=0)
     """Off-policy pairs added: teacher trace over a negative trace."""
-    margin_tokens: int = Field(12, ge=1)
+    margin_tokens: int = Field(default=12, ge=1)
     """Least difference in length for a short-over-long pair."""
-    min_utility: float = Field(0.0, ge=-1, le=1)
+    min_utility: float = Field(default=0.0, ge=-1, le=1)
     """Benign answers below this are not useful enough to be chosen."""
-    beta: float = Field(0.1, gt=0)
-    nll: float = Field(0.2, ge=0)
+    beta: float = Field(default=0.1, gt=0)
+    nll: float = Field(default=0.2, ge=0)
     """Weight of the NLL anchor on the chosen completion."""
     reference: Literal["previous", "imitate", "base"] = "previous"
     fit: Fit = Fit(learning_rate=2e-5, epochs=1, batch_size=8, micro_batch_size=4)
@@ -181,41 +181,41 @@ class Prefer(Section):
 class Rounds(Section):
     """Stage 3: length-controlled rounds. Everything not named here is as in `prefer`."""
 
-    count: int = Field(2, ge=0)
-    cap_ratio: float = Field(0.8, gt=0, le=1)
+    count: int = Field(default=2, ge=0)
+    cap_ratio: float = Field(default=0.8, gt=0, le=1)
     """A round's length cap is this share of the last round's median length of passing candidates."""
-    cap_min: int = Field(24, ge=8)
+    cap_min: int = Field(default=24, ge=8)
     """The cap never falls below this many tokens."""
-    gamma: float = Field(0.01, ge=0)
+    gamma: float = Field(default=0.01, ge=0)
     """Weight of the length term in the loss, in nats a token (R-DPO)."""
 
 
 class Gate(Section):
     """When a round is rejected: the old policy stays."""
 
-    safety_tolerance: float = Field(0.03, ge=0)
+    safety_tolerance: float = Field(default=0.03, ge=0)
     """Largest accepted fall of the share of harmful prompts refused."""
-    refusal_tolerance: float = Field(0.03, ge=0)
+    refusal_tolerance: float = Field(default=0.03, ge=0)
     """Largest accepted rise of the share of benign prompts refused."""
 
 
 class Judge(Section):
     """The rule judge and its limits."""
 
-    min_answer_tokens: int = Field(5, ge=1)
+    min_answer_tokens: int = Field(default=5, ge=1)
     """Shorter benign answers are empty."""
-    relevance_floor: float = Field(0.15, ge=-1, le=1)
+    relevance_floor: float = Field(default=0.15, ge=-1, le=1)
     """Cosine between prompt and answer embeddings at which utility is -1."""
-    relevance_full: float = Field(0.6, ge=-1, le=1)
+    relevance_full: float = Field(default=0.6, ge=-1, le=1)
     """Cosine at which relevance earns full utility."""
-    max_failure_rate: float = Field(0.02, ge=0, le=1)
+    max_failure_rate: float = Field(default=0.02, ge=0, le=1)
     """Share of failed verdicts above which the stage stops."""
 
 
 class Evaluate(Section):
     """The evaluation of base and every stage."""
 
-    max_tokens: int = Field(192, ge=16)
+    max_tokens: int = Field(default=192, ge=16)
     per_source: int | None = None
     """Prompts taken of each label of each source (all when empty), chosen by hash."""
 
@@ -225,19 +225,19 @@ class Cluster(Section):
 
     address: str = ""
     """Ray address; empty starts a local cluster (or joins the one of the job)."""
-    rollout_workers: int = Field(1, ge=1)
-    judge_workers: int = Field(1, ge=1)
-    train_workers: int = Field(1, ge=1)
-    in_flight: int = Field(128, ge=1)
+    rollout_workers: int = Field(default=1, ge=1)
+    judge_workers: int = Field(default=1, ge=1)
+    train_workers: int = Field(default=1, ge=1)
+    in_flight: int = Field(default=128, ge=1)
     """Sequences a rollout worker holds at once."""
     gpu: bool | None = None
     """Use GPUs; found out when empty."""
     share_gpu: bool = True
     """Rollout and training take turns on the same GPUs (sleep mode); off gives each its own."""
-    kv_cache_gib: float = Field(1.0, gt=0)
+    kv_cache_gib: float = Field(default=1.0, gt=0)
     """Memory for the engine's KV cache on CPU."""
-    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
-    canary_tolerance: float = Field(0.15, gt=0)
+    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    canary_tolerance: float = Field(default=0.15, gt=0)
     """Largest mean absolute difference, in nats a token, between engine and trainer log-probabilities of the canary."""
 
 

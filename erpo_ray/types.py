@@ -149,9 +149,10 @@ class LeftOut:
 class Objective:
     """What a prefer stage minimises, as data; the trainer knows no method.
 
-    loss = -w log sigmoid(beta * margin - gamma * (|chosen| - |rejected|)) + nll * (-log p(chosen) / |chosen|),
+    loss = -w log sigmoid(beta * margin + gamma * (|chosen| - |rejected|)) + nll * (-log p(chosen) / |chosen|),
     margin = log-ratio(chosen) - log-ratio(rejected) against the reference.
-    Sources: DPO (Rafailov et al. 2023), R-DPO length margin (Park et al. 2024), NLL anchor (Iterative RPO, Pang et al. 2024).
+    A shorter chosen side leaves more to learn, a longer one less: what a reward that charges gamma a token derives to.
+    Sources: DPO (Rafailov et al. 2023), R-DPO length term (Park et al. 2024), NLL anchor (Iterative RPO, Pang et al. 2024).
     """
 
     beta: float

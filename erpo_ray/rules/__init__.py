@@ -43,7 +43,8 @@ _NAME_WORDS = 6
 class Rule:
     """One numbered rule. A `duty` asks for something, any other rule forbids.
 
-    `words` are lower-case beginnings of words that point to it, `harms` complete "it would ..."; both may be empty.
+    `words` are lower-case beginnings of words that point to it (whole words up to three letters); `harms` complete "it
+    would ...". Both may be empty.
     """
 
     id: str

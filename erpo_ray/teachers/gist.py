@@ -14,11 +14,11 @@ from erpo_ray.rules import Category, Rule
 
 Kind = Literal["act", "ask", "thing"]
 
-_READ = 8_000
+READ = 8_000
 """Characters of a prompt that are looked at."""
 REFUSING = re.compile(
     r"\b(?:sorry|apolog\w*|can(?:no|')?t|can not|unable(?: to)?|won't|not able to|as an ai|as a language|declin\w*"
-    r"|refus\w*|must not|i do(?: not|n't)|unethical|inappropriate|illegal\w*|harmful)\b",
+    r"|refus\w*|i do(?: not|n't)|unethical|inappropriate|illegal\w*|harmful)\b",
     re.IGNORECASE,
 )
 """Wording that evaluators take for a refusal when they match phrases in whole outputs.
@@ -105,6 +105,7 @@ _OPENING = tuple(re.compile(rf"(?:{pattern})(?=\S)", re.IGNORECASE) for pattern 
 _ASKING: tuple[tuple[re.Pattern[str], Kind], ...] = tuple(
     (re.compile(rf"(?:{pattern})(?=\S)", re.IGNORECASE), kind) for pattern, kind in _REQUESTS
 )
+_LEADS_TO_VERB = re.compile(r"\b(?:to|wanna|gotta|help (?:me|us)) *$", re.IGNORECASE)
 _IMPERATIVE = re.compile(
     r"(?:write|create|draft|compose|make|develop|design|build|code|list|name|suggest|recommend|plan|outline|prepare|produce"
     r"|invent|translate|summari[sz]e|compare|rank|turn|find|convince|persuade|argue|generate|script|phrase|word|pick|put|set"
@@ -187,7 +188,7 @@ def gist(text: str, category: Category, limit: int) -> Gist:
     `category` tells which sentence of a long prompt carries the request. Where that one only points ("how do I do
     it?"), another is put before it. Never empty, on one line, without markup or wording that reads like a refusal.
     """
-    request, context = _parts(text[:_READ], category)
+    request, context = _parts(text[:READ], category)
     core, kind = _strip(request)
     phrase = _phrase(core, limit * 2 // 3 if context else limit)
     background = _phrase(_strip(context)[0], max(limit - len(phrase.split()), 5))
@@ -196,14 +197,20 @@ def gist(text: str, category: Category, limit: int) -> Gist:
     return Gist(phrase or background or "an everyday matter", kind if phrase else "thing")
 
 
-def overlap(words: set[str], rule: Rule) -> int:
-    """How many of a rule's words the set holds. Rule words longer than three letters match as beginnings."""
-    return sum(any(word == mark or (len(mark) > 3 and word.startswith(mark)) for word in words) for mark in rule.words)
+def overlap(beginnings: set[str], rule: Rule) -> int:
+    """How many of a rule's words a text holds, given its `beginnings`."""
+    return len(beginnings.intersection(rule.words))
+
+
+def beginnings(text: str) -> set[str]:
+    """The words of a text and all their beginnings of four letters or more."""
+    words = words_of(text)
+    return words.union(word[:end] for word in words for end in range(4, len(word)))
 
 
 def words_of(text: str) -> set[str]:
     """The distinct lower-case words of a text."""
-    return set(re.findall(r"[a-z0-9][a-z0-9'-]*", text[:_READ].lower()))
+    return set(re.findall(r"[a-z0-9][a-z0-9'-]*", text[:READ].lower()))
 
 
 def _parts(text: str, category: Category) -> tuple[str, str]:
@@ -213,7 +220,8 @@ def _parts(text: str, category: Category) -> tuple[str, str]:
     parts = [part for part in parts if re.search(r"\w", part)]
     if not parts:
         return "", ""
-    near = [max((overlap(words_of(part), rule) for rule in category.rules), default=0) for part in parts]
+    known = map(beginnings, parts)
+    near = [max((overlap(words, rule) for rule in category.rules), default=0) for words in known]
     best = max(range(len(parts)), key=lambda index: (_asks(parts[index]) + min(near[index], 2), -index))
     about = max(range(len(parts)), key=lambda index: (near[index], -abs(index - best)))
     leans = len(parts[best].split()) < 12 and bool(_POINTING.search(parts[best]))
@@ -232,19 +240,20 @@ def _asks(part: str) -> float:
 
 def _strip(sentence: str) -> tuple[str, Kind]:
     """The sentence without its openers, and what kind of phrase is left."""
-    core = sentence
+    core, rest = sentence, "thing"
     for _ in range(4):
         opener = next((match for pattern in _OPENING if (match := pattern.match(core))), None)
         if opener is None:
             break
         core = core[opener.end() :]
+        rest = "act" if _LEADS_TO_VERB.search(opener[0]) else rest
     kind: Kind | None = None
     for pattern, found in _ASKING:
         if match := pattern.match(core):
             core, kind = core[match.end() :], found
             break
     if kind is None or kind == "ask":
-        begins: Kind = "act" if _IMPERATIVE.match(core) else "thing"
+        begins: Kind = "act" if rest == "act" or _IMPERATIVE.match(core) else "thing"
         kind = "ask" if _QUESTION.match(core) else begins
     if kind == "act" and re.match(r"(?!(?:bring|sing|ring|swing|string)\b)\w+ing\b|an?\b|the\b|my\b", core):
         kind = "thing"
@@ -266,6 +275,6 @@ def _phrase(core: str, limit: int) -> str:
     words = REFUSING.sub(" ", " ".join(words)).split()
     # One or two words more cost less than a phrase without its end.
     words = words if len(words) <= limit + 2 else words[:limit]
-    while len(words) > 2 and words[-1].lower().rstrip(",") in _DANGLING:
+    while len(words) > 4 and words[-1].lower().rstrip(",") in _DANGLING:
         words.pop()
     return " ".join(words).rstrip(",")

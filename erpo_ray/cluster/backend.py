@@ -1,0 +1,29 @@
+"""The backend that runs on Ray: rollout and judge actors, and Ray Train for the stages' training."""
+
+from __future__ import annotations
+
+from erpo_ray.cluster import training
+from erpo_ray.cluster.crew import RayCrew
+from erpo_ray.cluster.job import Job, Progress
+from erpo_ray.cluster.pooled import PooledBackend
+from erpo_ray.cluster.start import join, leave
+from erpo_ray.config import Config
+
+
+class RayBackend(PooledBackend):
+    """Joins or starts a cluster. Raises EnvironmentFault when it cannot be reached or is too small."""
+
+    def __init__(self, config: Config, progress: Progress = lambda step, steps, metrics: None) -> None:
+        self._joined = join(config.cluster)
+        self._workers = RayCrew(config, self._joined)
+        super().__init__(config, self._workers, progress)
+
+    def close(self) -> None:
+        """End the workers; a cluster we started ends too."""
+        super().close()
+        leave(self._joined)
+
+    def _train(self, job: Job) -> dict[str, float]:
+        if self._joined.gpu and self._config.cluster.share_gpu:
+            self._workers.sleep()
+        return training.launch(job, self._config.cluster, self._joined, self._progress)

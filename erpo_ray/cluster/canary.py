@@ -1,0 +1,59 @@
+"""Proof that an engine serves the weights it was told to: its numbers against the trainer's, on fixed tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from erpo_ray.errors import RunFailed
+from erpo_ray.types import Policy
+
+PROMPT = "My neighbour asks how a lock works. What should I tell them?"
+COMPLETION = (
+    "<think>\nAssessment: A plain question about locks.\nPath: Answer.\n</think>\n"
+    "Pins inside the lock must line up before it turns."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Log-probabilities, in nats, of the canary's tokens under one policy, by engine and by trainer."""
+
+    version: str
+    engine: tuple[float, ...]
+    trainer: tuple[float, ...]
+
+    @property
+    def difference(self) -> float:
+        """Mean absolute difference between the two, in nats a token."""
+        return _distance(self.engine, self.trainer)
+
+
+def prove(
+    policy: Policy, engine: Sequence[float], trainer: Sequence[float], before: Canary | None, tolerance: float
+) -> Canary:
+    """The canary of `policy`. RunFailed when engine and trainer differ by more than `tolerance` nats a token, or when
+    the trainer sees other weights than `before` and the engine does not."""
+    now = Canary(policy.version, tuple(engine), tuple(trainer))
+    remedy = "start the same command again; if it comes back, the engine does not load this model correctly"
+    if not now.difference <= tolerance:
+        raise RunFailed(
+            f"policy {policy.version} at {policy.path}: engine and trainer differ by {now.difference:.3f} nats a token "
+            f"on the canary, cluster.canary_tolerance is {tolerance}. "
+            f"Engine {_shown(engine)}, trainer {_shown(trainer)}; {remedy}"
+        )
+    if before and before.version != policy.version and before.engine == now.engine and before.trainer != now.trainer:
+        raise RunFailed(
+            f"policy {policy.version} at {policy.path}: the engine still gives the log-probabilities of policy "
+            f"{before.version} ({_shown(engine)}), while the trainer's moved by "
+            f"{_distance(before.trainer, now.trainer):.4f} nats a token: the old weights are still served; {remedy}"
+        )
+    return now
+
+
+def _distance(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
+
+
+def _shown(values: Sequence[float]) -> str:
+    return f"mean {sum(values) / len(values):.4f}, first " + ", ".join(f"{value:.3f}" for value in values[:4])

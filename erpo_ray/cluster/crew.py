@@ -1,0 +1,129 @@
+"""The pool's workers as Ray actors: created, called, replaced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from erpo_ray.cluster.pool import CALL_DEADLINE_S, Item, WorkerLost
+from erpo_ray.cluster.start import Joined
+from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker, engine_settings
+from erpo_ray.config import Config
+from erpo_ray.errors import RunFailed
+from erpo_ray.types import Policy, Request, seed_of
+
+ROLLOUT_SHARE, TRAIN_SHARE = 0.51, 0.49
+"""Parts of a GPU when rollout and training take turns: two rollout workers never fit one GPU, one of each does."""
+
+
+class RayCrew:
+    """Rollout and judge actors. On CPU they reserve nothing: they rest while others compute."""
+
+    def __init__(self, config: Config, joined: Joined) -> None:
+        self.rollout_workers = config.cluster.rollout_workers
+        self.judge_workers = config.cluster.judge_workers
+        self._config, self._joined = config, joined
+        self._policy: Policy | None = None
+        self._seed = 0
+        self._replaced = 0
+        self._rollout: list[Any] = []
+        self._judge = [self._new_judge() for _ in range(self.judge_workers)]
+
+    def serve(self, policy: Policy) -> None:
+        """All rollout workers have these weights: new workers start with them, running ones load them in place."""
+        loaded, self._policy = self._policy, policy
+        if not self._rollout:
+            self._rollout = [self._new_rollout() for _ in range(self.rollout_workers)]
+        elif loaded != policy:
+            loads = [worker.load.remote(policy.path, policy.version) for worker in self._rollout]
+            for i, load in enumerate(loads):
+                try:
+                    ray.get(load, timeout=CALL_DEADLINE_S)
+                except RayError:
+                    # It died while it rested; a new one starts with these weights.
+                    self.replace_rollout(i)
+
+    def sleep(self) -> None:
+        """Rollout workers leave their GPU to the trainer."""
+        self._get([worker.sleep.remote() for worker in self._rollout])
+
+    def begin(self, seed: int) -> None:
+        """A new pass: workers drop what they hold and draw from streams that follow from `seed`."""
+        self._seed = seed
+        self._get([worker.begin.remote(seed_of(seed, i)) for i, worker in enumerate(self._rollout)])
+
+    def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
+        """Of every rollout worker."""
+        return self._get([worker.logprobs.remote(prompt_ids, completion_ids) for worker in self._rollout])
+
+    def trainer_logprobs(self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        """As the trainer sees the policy's files."""
+        call = policy.path, prompt_ids, completion_ids
+        try:
+            return ray.get(self._judge[0].logprobs.remote(*call), timeout=CALL_DEADLINE_S)
+        except RayActorError:
+            self.replace_judge(0)
+            return self._get([self._judge[0].logprobs.remote(*call)])[0]
+
+    def advance(self, worker: int, requests: Sequence[Request]) -> Any:
+        return self._rollout[worker].advance.remote(requests)
+
+    def judge(self, worker: int, items: Sequence[Item]) -> Any:
+        return self._judge[worker].judge.remote(items)
+
+    def wait(self, tickets: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+        ready, waiting = ray.wait(list(tickets), num_returns=1, timeout=timeout_s)
+        return [*ready, *ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]] if ready and waiting else ready
+
+    def result(self, ticket: Any) -> list[Any]:
+        try:
+            return ray.get(ticket)
+        except RayError as error:
+            raise WorkerLost(_last_line(error)) from error
+
+    def replace_rollout(self, worker: int) -> None:
+        ray.kill(self._rollout[worker])
+        self._replaced += 1
+        self._rollout[worker] = self._new_rollout()
+        self._rollout[worker].begin.remote(seed_of(self._seed, worker, "replaced", self._replaced))
+
+    def replace_judge(self, worker: int) -> None:
+        ray.kill(self._judge[worker])
+        self._judge[worker] = self._new_judge()
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in (*self._rollout, *self._judge):
+            ray.kill(worker)
+
+    def _new_rollout(self) -> Any:
+        assert self._policy is not None
+        gpu, cluster = self._joined.gpu, self._config.cluster
+        options: dict[str, Any] = {"num_gpus": ROLLOUT_SHARE if cluster.share_gpu else 1} if gpu else {"num_gpus": 0}
+        share = math.ceil(self.rollout_workers / self._joined.nodes)
+        remote = ray.remote(num_cpus=0, scheduling_strategy="SPREAD", **options)(RolloutWorker)
+        return remote.remote(self._policy.path, self._policy.version, engine_settings(self._config, gpu), share)
+
+    def _new_judge(self) -> Any:
+        return ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(JudgeWorker).remote(self._config)
+
+    def _get(self, refs: list[Any]) -> list[Any]:
+        """Results of calls that all workers must answer. RunFailed with the cause otherwise."""
+        try:
+            return ray.get(refs, timeout=CALL_DEADLINE_S)
+        except GetTimeoutError as error:
+            raise RunFailed(
+                f"a worker did not answer for {CALL_DEADLINE_S:.0f} s; "
+                "`ray status` shows whether it waits for resources"
+            ) from error
+        except RayError as error:
+            raise RunFailed(f"a worker failed: {_last_line(error)}; start the same command again") from error
+
+
+def _last_line(error: BaseException) -> str:
+    """The line of a Ray error that names the cause: the last one of its text."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

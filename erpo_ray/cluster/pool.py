@@ -1,0 +1,189 @@
+"""The rollout loop: keep every worker busy, judge as samples arrive, survive lost workers. Knows no Ray.
+
+Workers pull: each holds a bounded number of samples and is topped up whenever it reports, so that nothing is split
+beforehand and nothing waits for the slowest. Judges take whatever has been sampled as soon as they are free.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from erpo_ray.engines.vllm import Finished
+from erpo_ray.errors import RunFailed
+from erpo_ray.types import Candidate, Failure, Prompt, Request, Verdict
+
+Item = tuple[Prompt, Candidate]
+
+JUDGE_BATCH = 32
+SPARE = 0.25
+"""Share of samples a worker holds beyond what its engine runs at once, so that a finished one is followed at once."""
+LOSSES_IN_A_ROW = 3
+"""Lost workers without a result in between after which the run stops."""
+CALL_DEADLINE_S = 1800.0
+"""A call that takes longer is lost: engine start and the slowest step are minutes even for large models."""
+
+
+class WorkerLost(Exception):
+    """A worker died, hung or raised; the message says which and why."""
+
+
+class Crew(Protocol):
+    """Rollout and judge workers, numbered from 0. A call returns a hashable ticket; its result comes by `result`."""
+
+    rollout_workers: int
+    judge_workers: int
+
+    def advance(self, worker: int, requests: Sequence[Request]) -> Any: ...
+    def judge(self, worker: int, items: Sequence[Item]) -> Any: ...
+
+    def wait(self, tickets: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+        """Tickets whose result is there; none after `timeout_s`."""
+        ...
+
+    def result(self, ticket: Any) -> list[Any]:
+        """What the call returned. Raises WorkerLost."""
+        ...
+
+    def replace_rollout(self, worker: int) -> None: ...
+    def replace_judge(self, worker: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    kind: str
+    worker: int
+    since: float
+
+
+class Pool:
+    """One pass over requests: samples them, yields every candidate before a judge sees it, then its verdict.
+
+    A request is a sample of one prompt; (prompt id, sample) occurs once in a pass. `unjudged` are candidates of an
+    earlier start that still want a verdict. `candidate_id` names a sample.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        requests: Iterable[Request],
+        unjudged: Sequence[Item],
+        candidate_id: Callable[[str, int], str],
+        in_flight: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._crew, self._name, self._clock = crew, candidate_id, clock
+        self._source = iter(requests)
+        self._again: deque[Request] = deque()
+        self._room = in_flight + max(1, int(in_flight * SPARE))
+        self._held: list[dict[tuple[str, int], Request]] = [{} for _ in range(crew.rollout_workers)]
+        self._unjudged: deque[Item] = deque(unjudged)
+        self._judging: list[list[Item]] = [[] for _ in range(crew.judge_workers)]
+        self._calls: dict[Any, _Call] = {}
+        self._losses = 0
+
+    def run(self) -> Iterator[Candidate | Verdict]:
+        """Until every request has a candidate and every candidate a verdict."""
+        for worker in range(self._crew.rollout_workers):
+            self._advance(worker)
+        self._judge()
+        while self._calls:
+            ready = self._crew.wait(list(self._calls), 1.0)
+            for ticket in [*ready, *self._overdue(ready)]:
+                call = self._calls.pop(ticket)
+                yield from self._sampled(call, ticket) if call.kind == "advance" else self._judged(call, ticket)
+
+    def _sampled(self, call: _Call, ticket: Any) -> Iterator[Candidate | Verdict]:
+        held = self._held[call.worker]
+        try:
+            finished: list[Finished] = self._result(call, ticket)
+        except WorkerLost as error:
+            self._again.extendleft(reversed(_outstanding(held)))
+            held.clear()
+            self._lost(error)
+            self._crew.replace_rollout(call.worker)
+            self._advance(call.worker)
+            return
+        done = [(held.pop((one.prompt_id, one.sample)).prompt, one) for one in finished]
+        # The worker goes on while the caller stores what is yielded here.
+        self._advance(call.worker)
+        for prompt, one in done:
+            name = self._name(prompt.id, one.sample)
+            candidate = Candidate(name, prompt.id, one.sample, one.token_ids, one.text, one.finish, one.policy)
+            yield candidate
+            if one.finish == "error":
+                yield Verdict(candidate.id, "engine", failure=Failure("not_sampled", one.error))
+            else:
+                self._unjudged.append((prompt, candidate))
+        self._judge()
+
+    def _judged(self, call: _Call, ticket: Any) -> Iterator[Verdict]:
+        items, self._judging[call.worker] = self._judging[call.worker], []
+        try:
+            verdicts: list[Verdict] = self._result(call, ticket)
+        except WorkerLost as error:
+            self._unjudged.extendleft(reversed(items))
+            self._lost(error)
+            self._crew.replace_judge(call.worker)
+            verdicts = []
+        self._judge()
+        yield from verdicts
+
+    def _advance(self, worker: int) -> None:
+        """Top the worker up and let it go on; without anything to do it rests."""
+        held = self._held[worker]
+        new: list[Request] = []
+        while (room := self._room - len(held)) > 0 and (request := self._next(room)):
+            held.update({(request.prompt.id, sample): request for sample in request.samples})
+            new.append(request)
+        if held:
+            self._call("advance", worker, self._crew.advance(worker, new))
+
+    def _next(self, room: int) -> Request | None:
+        """The next request, cut to `room` samples."""
+        request = self._again.popleft() if self._again else next(self._source, None)
+        if request is None or len(request.samples) <= room:
+            return request
+        self._again.appendleft(replace(request, samples=request.samples[room:]))
+        return replace(request, samples=request.samples[:room])
+
+    def _judge(self) -> None:
+        for worker, items in enumerate(self._judging):
+            if self._unjudged and not items:
+                items += [self._unjudged.popleft() for _ in range(min(JUDGE_BATCH, len(self._unjudged)))]
+                self._call("judge", worker, self._crew.judge(worker, items))
+
+    def _call(self, kind: str, worker: int, ticket: Any) -> None:
+        self._calls[ticket] = _Call(kind, worker, self._clock())
+
+    def _overdue(self, ready: Sequence[Any]) -> list[Any]:
+        now = self._clock()
+        return [t for t, call in self._calls.items() if t not in ready and now - call.since > CALL_DEADLINE_S]
+
+    def _result(self, call: _Call, ticket: Any) -> list[Any]:
+        if self._clock() - call.since > CALL_DEADLINE_S and not self._crew.wait([ticket], 0.0):
+            raise WorkerLost(f"{call.kind} worker {call.worker} gave no sign for {CALL_DEADLINE_S:.0f} s")
+        result = self._crew.result(ticket)
+        if result:
+            self._losses = 0
+        return result
+
+    def _lost(self, error: WorkerLost) -> None:
+        self._losses += 1
+        if self._losses >= LOSSES_IN_A_ROW:
+            raise RunFailed(
+                f"workers were lost {self._losses} times in a row without a result; the last: {error}. "
+                "Look for memory (cluster.kv_cache_gib, cluster.in_flight) and start the same command again"
+            ) from error
+
+
+def _outstanding(held: dict[tuple[str, int], Request]) -> list[Request]:
+    """The held samples as requests again, those that came together still together."""
+    samples: dict[int, list[int]] = {}
+    for (_, sample), request in held.items():
+        samples.setdefault(id(request), []).append(sample)
+    whole = {id(request): request for request in held.values()}
+    return [replace(whole[key], samples=tuple(left)) for key, left in samples.items()]

@@ -1,0 +1,108 @@
+"""What every backend does the same way, whatever its workers run on. Free of Ray."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from erpo_ray.cluster import canary
+from erpo_ray.cluster.job import Job, Progress
+from erpo_ray.cluster.pool import Crew, Item, Pool
+from erpo_ray.config import Config
+from erpo_ray.engines.renderer import Renderer
+from erpo_ray.train.weights import version
+from erpo_ray.types import Candidate, Objective, Policy, Request, Training, Verdict, identity, seed_of
+
+
+class ServingCrew(Crew, Protocol):
+    """A crew whose rollout workers can be given a policy."""
+
+    def serve(self, policy: Policy) -> None:
+        """All rollout workers have these weights: new workers start with them, running ones load them in place."""
+        ...
+
+    def begin(self, seed: int) -> None:
+        """A new pass: workers drop what they hold and draw from streams that follow from `seed`."""
+        ...
+
+    def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
+        """Of every rollout worker."""
+        ...
+
+    def trainer_logprobs(self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        """As the trainer sees the policy's files."""
+        ...
+
+    def close(self) -> None:
+        """End all workers."""
+        ...
+
+
+class PooledBackend(ABC):
+    """Engines and judges stay up from their first use to `close`; weights change in place.
+
+    `progress` is told (step, steps, metrics) while a stage trains.
+    """
+
+    def __init__(self, config: Config, crew: ServingCrew, progress: Progress) -> None:
+        self._config, self._crew, self._progress = config, crew, progress
+        self._proved: canary.Canary | None = None
+
+    def policy(self, path: Path) -> Policy:
+        """The policy in a model directory."""
+        return Policy(path.resolve(), version(path))
+
+    def prepare(self, policy: Policy) -> None:
+        """Every rollout worker serves `policy` and has proved it against the trainer's numbers. RunFailed otherwise."""
+        self._crew.serve(policy)
+        if self._proved and self._proved.version == policy.version:
+            return
+        renderer = Renderer(policy.path, self._config.model.trust_remote_code)
+        tokens = renderer.render(canary.PROMPT), renderer.encode_completion(canary.COMPLETION)
+        engines = self._crew.engine_logprobs(*tokens)
+        trainer = self._crew.trainer_logprobs(policy, *tokens)
+        tolerance = self._config.cluster.canary_tolerance
+        proofs = [canary.prove(policy, engine, trainer, self._proved, tolerance) for engine in engines]
+        self._proved = proofs[0]
+
+    def rollouts(
+        self, requests: Iterable[Request], unjudged: Sequence[Item], run: str, stage: str
+    ) -> Iterator[Candidate | Verdict]:
+        """Each candidate before a judge sees it, each verdict when it comes. If there are requests, `prepare` first."""
+        wanted = list(requests)
+        # A resumed pass wants fewer samples, and must not draw what the first one drew.
+        left = sum(len(request.samples) for request in wanted)
+        self._crew.begin(seed_of(self._config.seed, run, stage, left))
+
+        def name(prompt_id: str, sample: int) -> str:
+            return identity(run, stage, prompt_id, sample)
+
+        return Pool(self._crew, wanted, unjudged, name, self._config.cluster.in_flight).run()
+
+    def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
+        """Train on the examples file; a model directory appears in `out`. `work` keeps checkpoints over crashes."""
+        return self._train(Job(policy.path.resolve(), examples.resolve(), training, out.resolve(), work.resolve()))
+
+    def prefer(
+        self,
+        policy: Policy,
+        reference: Policy,
+        pairs: Path,
+        objective: Objective,
+        training: Training,
+        out: Path,
+        work: Path,
+    ) -> dict[str, float]:
+        """Train on the pairs file against `reference`; a model directory appears in `out`."""
+        job = Job(policy.path.resolve(), pairs.resolve(), training, out.resolve(), work.resolve())
+        return self._train(replace(job, reference=reference.path.resolve(), objective=objective))
+
+    def close(self) -> None:
+        """End the workers."""
+        self._crew.close()
+
+    @abstractmethod
+    def _train(self, job: Job) -> dict[str, float]: ...

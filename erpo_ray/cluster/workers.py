@@ -1,0 +1,75 @@
+"""What a worker does, without Ray: one engine that samples, or one judge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from erpo_ray import rules
+from erpo_ray.cluster.pool import Item
+from erpo_ray.config import Config
+from erpo_ray.engines.embeddings import Embedder
+from erpo_ray.engines.vllm import Engine, EngineSettings, Finished
+from erpo_ray.judging.rules_judge import RulesJudge
+from erpo_ray.types import Request, Verdict
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def engine_settings(config: Config, gpu: bool) -> EngineSettings:
+    """The engine's part of a configuration."""
+    return EngineSettings(
+        max_length=config.model.max_length,
+        in_flight=config.cluster.in_flight,
+        kv_cache_gib=config.cluster.kv_cache_gib,
+        gpu=gpu,
+        gpu_memory_utilization=config.cluster.gpu_memory_utilization,
+        sleep=gpu and config.cluster.share_gpu,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+class RolloutWorker:
+    """One engine in a process of its own. `share` is the number of workers on its machine, which divide the cores."""
+
+    def __init__(self, model_dir: Path, version: str, settings: EngineSettings, share: int) -> None:
+        # Ray gives an actor without reserved CPUs one thread; the engine reads this when it imports torch.
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // share))
+        self._engine = Engine(model_dir, version, settings)
+
+    def begin(self, seed: int) -> None:
+        self._engine.begin(seed)
+
+    def advance(self, requests: Sequence[Request]) -> list[Finished]:
+        return self._engine.advance(requests)
+
+    def load(self, model_dir: Path, version: str) -> None:
+        self._engine.load(model_dir, version)
+
+    def logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        return self._engine.logprobs(prompt_ids, completion_ids)
+
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+
+class JudgeWorker:
+    """The configured judge with its embedding model; also the trainer's side of a canary."""
+
+    def __init__(self, config: Config) -> None:
+        similarity = Embedder().similarity
+        self._judge = RulesJudge(config.judge, rules.load(config.rules.path), config.model.dialect, similarity)
+
+    def judge(self, items: Sequence[Item]) -> list[Verdict]:
+        return self._judge.judge(items)
+
+    def logprobs(self, model_dir: Path, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        """Log-probabilities of the completion tokens as the trainer computes them."""
+        from erpo_ray.train import canary
+
+        prefixes = [[*prompt_ids, *completion_ids[:i]] for i in range(len(completion_ids))]
+        return canary.logprobs(model_dir, prefixes, [[token] for token in completion_ids], bf16=True)

@@ -1,0 +1,1 @@
+"""What the commands of `erpo` do, one file each. They return exit codes and print; errors are raised."""

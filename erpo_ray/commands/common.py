@@ -1,0 +1,107 @@
+"""What several commands need: reading a configuration, finding the model that a word on the command line means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from erpo_ray import settings
+from erpo_ray.config import Config
+from erpo_ray.documents import missing
+from erpo_ray.errors import UsageError
+
+
+def read_config(path: Path, overrides: Sequence[str]) -> Config:
+    from erpo_ray.methods import METHODS
+
+    return settings.load(path, overrides, tuple(METHODS))
+
+
+def run_config(run: Path) -> Config:
+    """The configuration that a run directory was started with."""
+    require_run(run)
+    return settings.load(run / "config.yaml")
+
+
+def require_run(run: Path) -> None:
+    if not run.exists():
+        raise UsageError(missing(run))
+    if not (run / "config.yaml").exists():
+        raise UsageError(f"{run}: is no run directory (no config.yaml); give the --run-dir of `erpo run`")
+
+
+def policy_of(run: Path) -> Path:
+    """The last accepted policy of a run."""
+    require_run(run)
+    policy = run / "policy"
+    if not policy.exists():
+        raise UsageError(f"{run}: has no policy yet; wait for its first stage (erpo status {run})")
+    return policy.resolve()
+
+
+def model_of(word: str, trust_remote_code: bool = False) -> Path:
+    """The model directory that is meant: a run's policy, a directory, the embedded model or a hub id."""
+    from erpo_ray.engines.models import materialise
+
+    path = Path(word).expanduser()
+    if (path / "config.yaml").exists():
+        return policy_of(path)
+    return materialise(word, trust_remote_code)
+
+
+def json_file(path: Path) -> Any:
+    """What a JSON file of a run directory holds, None when it is not there."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path}: not valid JSON ({error}); restore it from a copy") from error
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Whole lines of metrics.jsonl, oldest first."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UsageError(f"{path}:{number}: not valid JSON ({error}); remove that line") from error
+    return rows
+
+
+MEASURES = ("harmful_refused", "benign_refused", "utility", "tokens_harmful", "tokens_benign", "well_formed")
+
+
+def measures(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Cells of a table of evaluated policies: stage, then each measure; `-` where it was not measured."""
+    return [
+        (str(row.get("stage", "")), *(_cell(name, row.get(f"eval/{name}")) for name in MEASURES))
+        for row in rows
+        if any(f"eval/{name}" in row for name in MEASURES)
+    ]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as columns of equal width, the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _cell(name: str, value: Any) -> str:
+    if not isinstance(value, int | float):
+        return "-"
+    if name == "utility":
+        return f"{value:+.2f}"
+    return f"{value:.0f}" if name.startswith("tokens") else f"{value:.1%}"

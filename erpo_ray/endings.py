@@ -1,0 +1,65 @@
+"""How a run ends: from what was raised to exit code, state and message, for the command line and status.json."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from erpo_ray.errors import ErpoError, Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """`state` and `exit_code` as in status.json; `message` is one text for a person."""
+
+    state: Literal["done", "failed", "interrupted"]
+    exit_code: int
+    message: str
+
+
+class Tell(Protocol):
+    """What writes status.json: `RunDir.status`."""
+
+    def __call__(self, state: Literal["done", "failed", "interrupted"], *, exit_code: int, message: str) -> None: ...
+
+
+def ending(error: BaseException) -> Ending:
+    """What an exception that reached the top means."""
+    if isinstance(error, KeyboardInterrupt):
+        error = Interrupted("interrupted; the same command continues")
+    if isinstance(error, ErpoError):
+        return Ending("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code, str(error))
+    return Ending("failed", 1, f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def recorded(tell: Tell) -> Iterator[None]:
+    """Tell how the block ended, and pass on what it raised."""
+    try:
+        yield
+    except BaseException as error:
+        end = ending(error)
+        tell(end.state, exit_code=end.exit_code, message=end.message)
+        raise
+    tell("done", exit_code=0, message="")
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM stops the block as Ctrl-C does. Outside the main thread, where no handler can be set, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

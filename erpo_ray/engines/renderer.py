@@ -1,0 +1,100 @@
+"""The one place where text becomes token ids and back: prompts, completions and traces of every room pass here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from erpo_ray.errors import UsageError
+
+_STAND_IN = "\ue000"
+"""Private-use character that marks the user's text in a rendered template."""
+
+
+class Renderer:
+    """Tokenizer and chat template of one model directory.
+
+    `eos_id` closes an assistant turn; `stop_ids` are all ids that end a completion (it is one of them).
+    Raises UsageError when the model has no chat template.
+    """
+
+    def __init__(self, model_dir: Path | str, trust_remote_code: bool = False) -> None:
+        from transformers import AutoTokenizer
+
+        self.model_dir = Path(model_dir)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_dir), trust_remote_code=trust_remote_code)
+        if not self._tokenizer.chat_template:
+            raise UsageError(
+                f"{model_dir}: the model has no chat template; use its instruct or chat variant, "
+                "or put a chat_template.jinja beside its tokenizer"
+            )
+        self._special = tuple(t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special)
+        self.stop_ids = self._stop_ids()
+        self.eos_id = self._closing_id()
+
+    def render(self, text: str) -> tuple[int, ...]:
+        """Ids of the chat with `text` as the user's only message, ending where the assistant's turn begins.
+
+        Special-token strings inside `text` stay plain text: they never become special ids.
+        """
+        if not any(special in text for special in self._special):
+            return tuple(self._template(text, tokenize=True)["input_ids"])
+        before, found, after = self._template(_STAND_IN, tokenize=False).partition(_STAND_IN)
+        if not found or _STAND_IN in after:
+            raise UsageError(f"{self.model_dir}: the chat template does not hold the user's message exactly once")
+        return (*self._ids(before), *self._ids(text, plain=True), *self._ids(after))
+
+    def encode_completion(self, text: str) -> tuple[int, ...]:
+        """Ids of an assistant's turn as an engine would draw them: plain text, then `eos_id`."""
+        return (*self._ids(text, plain=True), self.eos_id)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids` without special tokens."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def show(self, ids: Sequence[int]) -> str:
+        """Text of `ids` with special tokens, for a person to look at."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Text of each id; joined they equal `decode(ids)`.
+
+        A character spread over several ids belongs to the last of them; special tokens are empty.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=True)
+        out = [stream.step(self._tokenizer.backend_tokenizer, token) or "" for token in ids]
+        rest = self.decode(ids)[sum(map(len, out)) :]
+        if rest:
+            out[-1] += rest
+        return out
+
+    def count(self, text: str) -> int:
+        """Tokens of `text` as plain text, without an end of sequence."""
+        return len(self._ids(text, plain=True))
+
+    def _ids(self, text: str, plain: bool = False) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
+
+    def _template(self, text: str, tokenize: bool) -> Any:
+        chat = [{"role": "user", "content": text}]
+        return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=tokenize)
+
+    def _stop_ids(self) -> tuple[int, ...]:
+        """The tokenizer's end of sequence and those of generation_config.json (chat models often list several)."""
+        found = {self._tokenizer.eos_token_id}
+        path = self.model_dir / "generation_config.json"
+        if path.exists():
+            listed = json.loads(path.read_text()).get("eos_token_id")
+            found.update(listed if isinstance(listed, list) else [listed])
+        return tuple(sorted(token for token in found if token is not None))
+
+    def _closing_id(self) -> int:
+        """The stop id that the template writes after an assistant's message, else the tokenizer's own."""
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _STAND_IN}]
+        tail = self._tokenizer.apply_chat_template(chat, tokenize=False).partition(_STAND_IN)[2]
+        closing = next((token for token in self._ids(tail) if token in self.stop_ids), None)
+        return self._tokenizer.eos_token_id if closing is None else closing

@@ -1,0 +1,145 @@
+"""What a run will cost at most, from its configuration and counts alone: samples, tokens, memory, time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from erpo_ray.config import Config, Fit
+
+GIB = 2**30
+
+REFERENCE_PARAMETERS = 135e6
+REFERENCE_CORES = 2
+SAMPLED_PER_SECOND = 900.0
+TRAINED_PER_SECOND = 320.0
+"""Tokens a second measured with 135 million parameters on two cores (AVX-512 bf16): vLLM at batch 128, and forward and
+backward under bf16 autocast. Other sizes and core counts are scaled from these in proportion."""
+
+START_SECONDS = 30.0
+"""Start of an engine or of a trainer."""
+
+RUNTIME_GIB = 1.0
+"""Memory of a process that has loaded torch with vLLM or TRL, without model."""
+
+TRAINING_BYTES = 16
+"""Bytes a parameter while training: float32 weights, gradients and two Adam moments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a model sets its cost."""
+
+    parameters: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One phase, each figure at most: completions sampled and their tokens, rows and tokens trained on, seconds."""
+
+    name: str
+    kind: Literal["imitate", "prefer", "evaluate"]
+    completions: int
+    sampled_tokens: int
+    rows: int
+    trained_tokens: int
+    seconds: float
+
+
+def shape(model_dir: Path) -> Shape:
+    """Parameter count from the headers of the safetensors files, vocabulary from config.json."""
+    parameters = 0
+    for path in model_dir.glob("*.safetensors"):
+        with path.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        parameters += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return Shape(parameters, json.loads((model_dir / "config.json").read_text())["vocab_size"])
+
+
+def costs(
+    config: Config,
+    stages: Sequence[tuple[str, Literal["imitate", "prefer"]]],
+    harmful: int,
+    benign: int,
+    evaluated: int,
+    prompt_tokens: float,
+    shape: Shape,
+    cores: int,
+) -> list[Cost]:
+    """The phases of a run: evaluation of the base, then each stage and its evaluation.
+
+    `stages` are names and kinds; `harmful` and `benign` the training prompts there are, `evaluated` the evaluation
+    prompts, `prompt_tokens` the mean length of a rendered prompt.
+    """
+    speed = REFERENCE_PARAMETERS / shape.parameters * cores / REFERENCE_CORES
+    out = [_evaluation("base", config, evaluated, speed)]
+    preferred = 0
+    for name, kind in stages:
+        if kind == "imitate":
+            out.append(_imitate(name, config, harmful, benign, prompt_tokens, speed))
+        else:
+            out.append(_prefer(name, config, harmful, benign, prompt_tokens, speed, first=not preferred))
+            preferred += 1
+        out.append(_evaluation(name, config, evaluated, speed))
+    return out
+
+
+def memory_gib(config: Config, shape: Shape, prompt_tokens: float) -> float:
+    """Peak memory on CPU, when engine and trainer are both up."""
+    engine = 2 * shape.parameters / GIB + config.cluster.kv_cache_gib + RUNTIME_GIB
+    length = prompt_tokens + config.prefer.draw.max_tokens
+    sequences = max(config.imitate.fit.micro_batch_size, 2 * config.prefer.fit.micro_batch_size)
+    # Logits and their gradient in float32 outweigh all other activations at small sizes.
+    logits = 2 * 4 * sequences * length * shape.vocabulary / GIB
+    trainer = TRAINING_BYTES * shape.parameters / GIB + logits + RUNTIME_GIB
+    return config.cluster.rollout_workers * engine + config.cluster.train_workers * trainer
+
+
+def _imitate(name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: float) -> Cost:
+    settings = config.imitate
+    harmful = min(harmful, settings.harmful or harmful)
+    benign = min(benign, settings.benign or benign)
+    completions = benign * settings.answers
+    rows = _rows(harmful + benign, settings.fit)
+    length = prompt_tokens + settings.trace_cap + settings.draw.max_tokens
+    return _cost(name, "imitate", completions, settings.draw.max_tokens, rows, rows * length, speed)
+
+
+def _prefer(
+    name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: float, first: bool
+) -> Cost:
+    settings = config.prefer
+    half = settings.prompts // 2
+    completions = (min(half, harmful) + min(half, benign)) * settings.samples
+    rows = _rows(settings.max_pairs + (settings.negatives if first else 0), settings.fit)
+    length = 2 * (prompt_tokens + settings.draw.max_tokens)
+    # The reference adds a forward pass, a third of a training step.
+    return _cost(name, "prefer", completions, settings.draw.max_tokens, rows, rows * length * 4 / 3, speed)
+
+
+def _evaluation(name: str, config: Config, evaluated: int, speed: float) -> Cost:
+    return _cost(f"{name}: evaluation", "evaluate", evaluated, config.evaluate.max_tokens, 0, 0.0, speed)
+
+
+def _rows(available: int, fit: Fit) -> int:
+    rows = math.ceil(available * fit.epochs)
+    return min(rows, fit.max_steps * fit.batch_size) if fit.max_steps > 0 else rows
+
+
+def _cost(
+    name: str,
+    kind: Literal["imitate", "prefer", "evaluate"],
+    completions: int,
+    cap: int,
+    rows: int,
+    trained: float,
+    speed: float,
+) -> Cost:
+    seconds = completions * cap / (SAMPLED_PER_SECOND * speed) + trained / (TRAINED_PER_SECOND * speed)
+    started = START_SECONDS if rows or name.startswith("base") else 0.0
+    return Cost(name, kind, completions, completions * cap, rows, round(trained), round(seconds + started, 1))

@@ -1,0 +1,68 @@
+"""M_cls: every training prompt gets its risk category before a trace is written for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from erpo_ray.config import Config, Source
+from erpo_ray.preflight import Ready
+from erpo_ray.prompts import loaders
+from erpo_ray.rules import GENERAL, RuleBook
+from erpo_ray.rundir import RunDir
+from erpo_ray.types import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """How good the labeller is (cross-validated over topics, on `n` prompts) and how many prompts it labelled."""
+
+    accuracy: float
+    n: int
+    labelled: int
+
+
+def label(config: Config, ready: Ready, run: RunDir, say: Callable[[str], None]) -> tuple[Prompt, ...]:
+    """The training prompts, each with a category of the rule book; kept in the run directory.
+
+    A category that came with the prompt stays. `labeller.type=given` leaves the rest to the general category.
+    """
+    with run.stage("labels") as s:
+
+        def make() -> Sequence[Prompt]:
+            prompts, facts = _labelled(config, ready.mix.train, ready.book)
+            s.value("labeller.json", Labelling, lambda: facts)
+            return prompts
+
+        prompts = s.once("prompts.jsonl", Prompt, make)
+        facts = s.value("labeller.json", Labelling, lambda: Labelling(0.0, 0, 0))
+        if not s.sealed:
+            s.seal({"accuracy": facts.accuracy, "n": facts.n, "labelled": facts.labelled})
+    if facts.n:
+        say(f"labeller: {facts.accuracy:.1%} right on {facts.n} prompts (cross-validated by topic); labelled {facts.labelled}")
+    return prompts
+
+
+def _labelled(config: Config, prompts: Sequence[Prompt], book: RuleBook) -> tuple[list[Prompt], Labelling]:
+    blank = [prompt for prompt in prompts if not prompt.category]
+    if config.labeller.type == "given":
+        return [replace(p, category=p.category or GENERAL) for p in prompts], Labelling(0.0, 0, 0)
+    from erpo_ray.engines.embeddings import CategoryModel, Embedder
+
+    known = {p.text: p for p in (*_seeds(book), *prompts) if p.category}
+    model = CategoryModel.fit(Embedder(), list(known.values()))
+    named = dict[str, str]()
+    for harmful in (True, False):
+        mine = [p for p in blank if (p.label == "harmful") == harmful]
+        # A harmful prompt breaks some rule: the general category has none to cite.
+        guesses = model.predict([p.text for p in mine], without=GENERAL if harmful else "")
+        for prompt, (category, confidence) in zip(mine, guesses, strict=True):
+            named[prompt.id] = category if confidence >= config.labeller.min_confidence else GENERAL
+    labelled = [replace(p, category=p.category or named[p.id]) for p in prompts]
+    return labelled, Labelling(model.accuracy, model.n, len(blank))
+
+
+def _seeds(book: RuleBook) -> list[Prompt]:
+    """The embedded training prompts in categories of this rule book: what the labeller learns from besides the user's own."""
+    found = [p for name in ("seeds", "everyday") for p in loaders.read(Source(path=name, split="train"), "", book.categories)]
+    return [prompt for prompt in found if prompt.category]

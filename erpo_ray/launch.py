@@ -1,0 +1,125 @@
+"""From a configuration to a finished run, or to an evaluation: the one place where the rooms are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from erpo_ray import preflight, rules
+from erpo_ray.config import Config, Source
+from erpo_ray.errors import GateFailed
+from erpo_ray.evaluate.metrics import evaluation, table
+from erpo_ray.explore import Backend, grouped
+from erpo_ray.labelling import label
+from erpo_ray.loop import align
+from erpo_ray.methods import METHODS
+from erpo_ray.methods.base import Outcome, Renderer, Task, Teacher
+from erpo_ray.preflight import Ready
+from erpo_ray.progress import Progress
+from erpo_ray.prompts import loaders
+from erpo_ray.prompts.mixing import per_source
+from erpo_ray.rules import RuleBook
+from erpo_ray.rundir import RunDir
+from erpo_ray.scene import Scene
+from erpo_ray.types import Candidate, Evaluation, Policy, Prompt, Request, Sampling, Verdict, encode, identity
+
+
+def run(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> int:
+    """Perform or continue a run; return the exit code. Prints a line per phase and the table of all policies."""
+    ready = preflight.check(config, run_dir)
+    with RunDir.open(run_dir, config, inputs=_inputs(ready), need_bytes=ready.disk_bytes, note=say) as run:
+        outcomes = _align(config, ready, run, say)
+        accepted = [outcome for outcome in outcomes[1:] if outcome.accepted]
+        say(table([outcome.measured for outcome in outcomes]))
+        if not accepted:
+            raise GateFailed(f"no stage passed its gate ({outcomes[-1].reason}); {run_dir / 'policy'} is the model as given")
+        run.status("done", exit_code=0, phase="")
+        say(f"policy: {run_dir / 'policy'} (stage {accepted[-1].stage})   figures: {run_dir / 'metrics.jsonl'}")
+        say(f"next: erpo chat {run_dir}")
+    return 0
+
+
+def _align(config: Config, ready: Ready, run: RunDir, say: Callable[[str], None]) -> tuple[Outcome, ...]:
+    from erpo_ray.engines.renderer import Renderer as ModelRenderer
+
+    progress = Progress()
+    renderer = ModelRenderer(ready.model_dir, config.model.trust_remote_code)
+    prompts = label(config, ready, run, say)
+    backend = backend_of(config, progress)
+    try:
+        base = backend.policy(ready.model_dir)
+        task = Task(config, base, prompts, ready.book, renderer, teacher_of(config))
+        held = per_source(ready.mix.evaluate, config.evaluate.per_source)
+        scene = Scene(backend, run, config, requests(held, renderer, config), progress.phase, say)
+        return align(METHODS[config.method](config), task, scene, run)
+    finally:
+        backend.close()
+
+
+def backend_of(config: Config, progress: Progress) -> Backend:
+    """The Ray backend, or with `backend=inprocess` everything in this process (breakpoints work)."""
+    if config.backend == "inprocess":
+        from erpo_ray.local import InProcessBackend
+
+        return InProcessBackend(config, progress.steps)
+    from erpo_ray.cluster.backend import RayBackend
+
+    return RayBackend(config, progress.steps)
+
+
+def teacher_of(config: Config) -> Teacher:
+    """The teacher the configuration names."""
+    from erpo_ray import teachers
+
+    if config.teacher.type == "openai":
+        return teachers.OpenAITeacher(config.teacher, config.model.dialect)
+    return teachers.TemplateTeacher()
+
+
+def requests(prompts: Sequence[Prompt], renderer: Renderer, config: Config) -> list[Request]:
+    """One greedy completion for each evaluation prompt."""
+    greedy = Sampling(temperature=0.0, max_tokens=config.evaluate.max_tokens)
+    return [Request(prompt, renderer.render(prompt.text), (0,), greedy) for prompt in prompts]
+
+
+def evaluate(model: Path, files: Sequence[Path], config: Config) -> list[Evaluation]:
+    """Evaluate a model directory on files of labelled prompts, a row of figures for each file."""
+    from erpo_ray.engines.renderer import Renderer as ModelRenderer
+
+    book = rules.load(config.rules.path)
+    renderer = ModelRenderer(model, config.model.trust_remote_code)
+    progress = Progress()
+    backend = backend_of(config, progress)
+    try:
+        policy = backend.policy(model)
+        backend.prepare(policy)
+        return [_evaluated(file, policy, backend, renderer, config, book, progress) for file in files]
+    finally:
+        backend.close()
+
+
+def _evaluated(
+    file: Path, policy: Policy, backend: Backend, renderer: Renderer, config: Config, book: RuleBook, progress: Progress
+) -> Evaluation:
+    prompts = loaders.read(Source(path=str(file.absolute())), "", tuple(book.categories), config.seed, "evaluate")
+    labelled = per_source([p for p in prompts if p.label != "unknown"], config.evaluate.per_source)
+    asked = requests(labelled, renderer, config)
+    candidates: list[Candidate] = []
+    verdicts: list[Verdict] = []
+    with progress.phase(file.stem, len(asked)) as tick:
+        for item in backend.rollouts(asked, (), "eval", str(file)):
+            if isinstance(item, Candidate):
+                candidates.append(item)
+            else:
+                verdicts.append(item)
+                tick(1)
+    return evaluation(file.stem, policy.version, grouped(asked, candidates, verdicts))
+
+
+def _inputs(ready: Ready) -> dict[str, str]:
+    """What the configuration refers to, by hash: other rules or prompts make another run."""
+    return {
+        "rules": identity(encode(ready.book)),
+        "train": identity(*map(encode, ready.mix.train)),
+        "evaluate": identity(*map(encode, ready.mix.evaluate)),
+    }

@@ -1,0 +1,175 @@
+"""What is checked before any engine boots. Every fault is a UsageError with what was found and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from erpo_ray import rules
+from erpo_ray.config import Config
+from erpo_ray.documents import near
+from erpo_ray.errors import UsageError
+from erpo_ray.methods import METHODS
+from erpo_ray.prompts import mixing
+from erpo_ray.rules import RuleBook
+from erpo_ray.types import Prompt
+
+if TYPE_CHECKING:
+    from erpo_ray.engines.renderer import Renderer
+
+TEMPLATE_BYTES = 512
+"""Room for the tokens that a chat template adds around a prompt; a token is at least one byte of text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What the checks read on their way, for the run to use. `disk_bytes` is what the run will write at most."""
+
+    book: RuleBook
+    mix: mixing.Mix
+    model_dir: Path
+    disk_bytes: int
+
+
+def check(config: Config, run_dir: Path | None = None) -> Ready:
+    """All checks, the cheap ones first. `run_dir` None (plan, evaluation) skips what concerns the directory."""
+    method(config)
+    book = rules.load(config.rules.path)
+    mix = mixing.gather(config.data, tuple(book.categories), config.seed)
+    both_labels(mix)
+    if run_dir is not None:
+        writable(run_dir)
+    model_dir = model(config)
+    prompts = (*mix.train, *mix.evaluate)
+    lengths(
+        prompts,
+        prompt_room(config),
+        lambda text: len(_renderer(model_dir, config.model.trust_remote_code).render(text)),
+    )
+    needed = disk(config, model_dir)
+    if run_dir is not None:
+        space(run_dir, needed)
+    return Ready(book, mix, model_dir, needed)
+
+
+def method(config: Config) -> None:
+    if config.method not in METHODS:
+        guess = near(config.method, METHODS)
+        remedy = f"did you mean {guess}?" if guess else f"known methods: {', '.join(sorted(METHODS))}"
+        raise UsageError(f"key `method`: found {config.method!r} (text); {remedy}")
+
+
+def both_labels(mix: mixing.Mix) -> None:
+    """Training and evaluation each need harmful and benign prompts: one kind alone teaches and measures nothing."""
+    for key, prompts in (("data.train", mix.train), ("data.evaluate", mix.evaluate)):
+        found = Counter(prompt.label for prompt in prompts)
+        for label in ("harmful", "benign"):
+            if not found[label]:
+                counts = ", ".join(f"{count} {name}" for name, count in found.items()) or "none"
+                raise UsageError(f"key `{key}`: found no {label} prompts (there are {counts}); add a source with some")
+
+
+def writable(run_dir: Path) -> None:
+    """The run directory, or the nearest folder above it that exists, takes files."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UsageError(f"{run_dir}: is a file; give a folder as --run-dir")
+    place = _existing(run_dir)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{run_dir}: cannot be written ({place}: {error.strerror}); make it writable or give another --run-dir"
+        ) from error
+
+
+def space(run_dir: Path, needed: int) -> None:
+    free = shutil.disk_usage(_existing(run_dir)).free
+    if free < needed:
+        raise UsageError(
+            f"{run_dir}: found {free / 2**20:.0f} MiB free, the run needs {needed / 2**20:.0f} MiB; "
+            "free some or give another --run-dir"
+        )
+
+
+def model(config: Config) -> Path:
+    """The model's directory, with weights, a chat template, and a context as long as `model.max_length`."""
+    from erpo_ray.engines.models import materialise
+
+    given = Path(config.model.path).expanduser()
+    for name in ("config.json", "tokenizer_config.json"):
+        _json(given / name)
+    found = materialise(config.model.path, config.model.trust_remote_code)
+    if not _has_template(found):
+        raise UsageError(
+            f"{found}: the model has no chat template; use its instruct or chat variant, "
+            "or put a chat_template.jinja beside its tokenizer"
+        )
+    context = _json(found / "config.json").get("max_position_embeddings")
+    if isinstance(context, int) and config.model.max_length > context:
+        raise UsageError(
+            f"key `model.max_length`: found {config.model.max_length} (whole number), "
+            f"but {found} has a context of {context} tokens; use {context} or less"
+        )
+    return found
+
+
+def prompt_room(config: Config) -> int:
+    """Tokens that a rendered prompt may have, so that the longest completion asked for still fits."""
+    longest = max(config.imitate.draw.max_tokens, config.prefer.draw.max_tokens, config.evaluate.max_tokens)
+    return config.model.max_length - longest
+
+
+def lengths(prompts: Sequence[Prompt], room: int, count: Callable[[str], int]) -> None:
+    """No prompt has more than `room` tokens. `count` gives the length of a rendered prompt; short texts are passed."""
+    for prompt in prompts:
+        if len(prompt.text.encode()) + TEMPLATE_BYTES <= room:
+            continue
+        tokens = count(prompt.text)
+        if tokens > room:
+            raise UsageError(
+                f"{prompt.source}: prompt {prompt.id}: found {tokens} tokens, but model.max_length leaves {room} "
+                "beside the longest completion; shorten the prompt, raise model.max_length or lower max_tokens"
+            )
+
+
+def disk(config: Config, model_dir: Path) -> int:
+    """Bytes that a run writes at most: a policy for each stage, one being written, and ledgers."""
+    weights = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
+    return weights * (len(METHODS[config.method](config)) + 1) + 64 * 2**20
+
+
+@cache
+def _renderer(model_dir: Path, trust_remote_code: bool) -> Renderer:
+    from erpo_ray.engines.renderer import Renderer
+
+    return Renderer(model_dir, trust_remote_code)
+
+
+def _has_template(model_dir: Path) -> bool:
+    if any((model_dir / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    return bool(_json(model_dir / "tokenizer_config.json").get("chat_template"))
+
+
+def _json(path: Path) -> dict[str, object]:
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path}: not valid JSON ({error}); download the model again") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: found a {type(found).__name__}, not an object; download the model again")
+    return found
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())

@@ -1,0 +1,104 @@
+"""Progress of phases: a bar with rate and time left on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TextIO
+
+from erpo_ray.terminal import clean
+
+Tick = Callable[[int], None]
+
+
+class Progress:
+    """`with progress.phase("rollouts", 960) as tick: tick(1)`. One phase at a time.
+
+    Without a terminal a line is written when a phase begins, every `interval` seconds while it ticks, and at its end.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, interval: float = 30.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._interval = interval
+        self._clock = clock
+        self._training: ExitStack | None = None
+        self._tick: Tick = lambda count: None
+        self._stepped = 0
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[Tick]:
+        """A phase of `total` units; the tick it gives takes the number of units just done."""
+        inner = self._bar if self._stream.isatty() else self._lines
+        with inner(clean(name), total) as tick:
+            yield tick
+
+    def steps(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """Told by a trainer after each optimiser step: opens a phase at the first and closes it at the last."""
+        if self._training is None:
+            self._training, self._stepped = ExitStack(), 0
+            self._tick = self._training.enter_context(self.phase("training", steps))
+        self._tick(step - self._stepped)
+        self._stepped = step
+        if step >= steps:
+            self._training.close()
+            self._training = None
+
+    @contextmanager
+    def _bar(self, name: str, total: int) -> Iterator[Tick]:
+        from rich import progress
+        from rich.console import Console
+        from rich.markup import escape
+
+        columns = (
+            progress.TextColumn("{task.description:<24}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[rate]}"),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+        )
+        start, done = self._clock(), 0
+        with progress.Progress(*columns, console=Console(file=self._stream)) as bars:
+            task = bars.add_task(escape(name), total=total, rate="")
+
+            def tick(count: int) -> None:
+                nonlocal done
+                done += count
+                bars.update(task, completed=done, rate=_rate(done, self._clock() - start))
+
+            yield tick
+
+    @contextmanager
+    def _lines(self, name: str, total: int) -> Iterator[Tick]:
+        start = last = self._clock()
+        done = 0
+
+        def tick(count: int) -> None:
+            nonlocal done, last
+            done += count
+            now = self._clock()
+            if now - last >= self._interval:
+                last = now
+                left = (total - done) * (now - start) / done if done else 0.0
+                self._say(f"{name}: {done}/{total}, {_rate(done, now - start)}, {_time(left)} left")
+
+        self._say(f"{name}: 0/{total}")
+        yield tick
+        took = self._clock() - start
+        self._say(f"{name}: {done}/{total} in {_time(took)}, {_rate(done, took)}")
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+def _rate(done: int, seconds: float) -> str:
+    return f"{done / seconds:.1f}/s" if seconds > 0 else "-/s"
+
+
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

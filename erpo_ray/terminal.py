@@ -1,0 +1,14 @@
+"""Text for terminals and logs: what a model or a file says is data and cannot move the cursor or reverse the line."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def clean(text: str) -> str:
+    """The text without control, bidirectional and surrogate characters; newlines and tabs stay."""
+    return _CONTROL.sub("", text)

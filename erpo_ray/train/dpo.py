@@ -1,0 +1,162 @@
+"""Prefer stages: preference optimisation on pairs that are already token ids, after any `Objective`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import DPOConfig, DPOTrainer
+
+from erpo_ray.errors import RunFailed
+from erpo_ray.train import fit, models
+from erpo_ray.train.forward import Batch, collate, completion_logps, sequence_logps
+from erpo_ray.train.losses import LN2, preference
+from erpo_ray.train.rows import Row, Sequences, fingerprint, pairs
+from erpo_ray.train.weights import version
+from erpo_ray.types import Objective, Training, identity
+
+Logps = tuple[float, ...]
+
+ZERO_MARGIN_TOLERANCE = 0.5
+"""Largest mean difference of log-ratios, in nats a completion, that bf16 arithmetic explains at step 0."""
+
+
+class PreferTrainer(fit.TokenExact, DPOTrainer):
+    """DPOTrainer on token-exact pairs that bring their reference log-probabilities; the loss is `losses.preference`.
+
+    TRL's own loss has no length term and no pair weights, and its reference cache breaks with more than one worker.
+    """
+
+    objective: Objective
+    starts_at_reference: bool
+    """The policy starts as its own reference, so that the first margins are zero and the preference term is ln 2."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        return dataset
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        self.tokens += int(inputs["attention_mask"].sum())
+        chosen_tokens, rejected_tokens = inputs["completion_mask"].sum(1).chunk(2)
+        chosen, rejected = completion_logps(model, inputs).chunk(2)
+        terms = preference(
+            chosen,
+            rejected,
+            inputs["ref_chosen"],
+            inputs["ref_rejected"],
+            chosen_tokens,
+            rejected_tokens,
+            inputs["weight"],
+            self.objective,
+        )
+        if self.starts_at_reference and self.state.global_step == 0:
+            self._check_zero_margin(terms.sigmoid)
+        self._note(
+            {
+                "sigmoid": terms.sigmoid,
+                "nll": terms.nll,
+                "margin": terms.margin,
+                "accuracy": (terms.margin > 0).float(),
+                "logps_chosen": chosen.detach(),
+                "logps_rejected": rejected.detach(),
+            }
+        )
+        return terms.loss
+
+    def _check_zero_margin(self, sigmoid: Tensor) -> None:
+        found = sigmoid.mean().item()
+        if abs(found - LN2) > self.objective.beta * ZERO_MARGIN_TOLERANCE / 2:
+            raise RunFailed(
+                f"the preference loss before any update is {found:.4f}, not ln 2 = {LN2:.4f}: the reference "
+                "log-probabilities do not belong to the starting policy; check that its directory did not change"
+            )
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        """Keep each value's mean over the workers' pairs until TRL's `log` averages the step."""
+        means = self.accelerator.gather(torch.stack([value.mean() for value in values.values()])[None]).mean(0).tolist()
+        for name, mean in zip(values, means, strict=True):
+            self._metrics["train"][name].append(mean)
+
+
+def prefer(
+    policy_dir: Path,
+    reference_dir: Path,
+    rows: Iterable[Row] | Dataset,
+    objective: Objective,
+    training: Training,
+    out: Path,
+    work: Path | None = None,
+    report: fit.Report | None = None,
+) -> dict[str, float]:
+    """Optimise the policy in `policy_dir` for `objective` against `reference_dir` and write the new one into `out`.
+
+    rows: `Pair`s, or mappings with their fields. `work`, `report` and worker processes: as in `sft.imitate`.
+    The reference is scored once, before training, and is not in memory afterwards; where it is the starting policy
+    itself, no second model is ever loaded and the step-0 preference loss is checked to be ln 2.
+
+    Returns what `fit.run` returns and, of the last step, `sigmoid`, `nll`, `margin` (times beta), `accuracy`,
+    `logps_chosen`, `logps_rejected`. Raises UsageError for bad rows, RunFailed when the loss is not a number.
+    """
+    data = pairs(rows, training.max_length)
+    start, behind = version(policy_dir), version(reference_dir)
+    with fit.all_cores(), fit.directory(work) as folder:
+        args = DPOConfig(
+            **fit.arguments(training, folder, keep=bool(work and training.save_steps)), precompute_ref_log_probs=True
+        )
+        model, tokenizer = models.load(policy_dir).to(args.device), models.tokenizer(policy_dir)
+        frozen = model if start == behind else models.load(reference_dir).to(args.device)
+        columns = _columns(data, _reference(frozen, data, training, tokenizer.pad_token_id))
+        del frozen
+        trainer = PreferTrainer(
+            model,
+            args=args,
+            train_dataset=columns,
+            data_collator=lambda found: _collate(found, tokenizer.pad_token_id),
+            processing_class=tokenizer,
+            peft_config=models.adapter(training),
+        )
+        trainer.rows, trainer.objective, trainer.starts_at_reference = data, objective, start == behind
+        trainer.fingerprint = identity("prefer", start, behind, objective, training, fingerprint(data))
+        metrics = fit.run(trainer, work, training, report)
+        last = next(entry for entry in reversed(trainer.state.log_history) if "sigmoid" in entry)
+        fit.finish(trainer, policy_dir, out)
+    names = ("sigmoid", "nll", "margin", "accuracy", "logps_chosen", "logps_rejected")
+    return metrics | {name: last[name] for name in names}
+
+
+def _reference(model: PreTrainedModel, rows: Sequence[Sequences], training: Training, pad_id: int) -> list[Logps]:
+    """(chosen, rejected) log-probabilities of every row under `model`; each worker scores its share, all get all."""
+    rank, world = fit.workers()
+    share = sequence_logps(model, rows[rank::world], training.micro_batch_size, pad_id, training.bf16)
+    shares: list[Any] = [share]
+    if world > 1:
+        shares = [None] * world
+        torch.distributed.all_gather_object(shares, share)
+    return [shares[at % world][at // world] for at in range(len(rows))]
+
+
+def _columns(rows: Sequence[Sequences], reference: Sequence[Logps]) -> Dataset:
+    return Dataset.from_list(
+        [
+            {"context": row.context, "chosen": row.completions[0], "rejected": row.completions[1], "weight": row.weight}
+            | {"ref_chosen": chosen, "ref_rejected": rejected}
+            for row, (chosen, rejected) in zip(rows, reference, strict=True)
+        ]
+    )
+
+
+def _collate(found: list[dict[str, Any]], pad_id: int) -> Batch:
+    """All chosen rows, then all rejected ones, and one number a pair in `weight`, `ref_chosen`, `ref_rejected`."""
+    batch = collate([(pair["context"], pair[side]) for side in ("chosen", "rejected") for pair in found], pad_id)
+    scalars = ("weight", "ref_chosen", "ref_rejected")
+    return batch | {name: torch.tensor([pair[name] for pair in found], dtype=torch.float32) for name in scalars}

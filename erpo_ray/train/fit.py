@@ -1,0 +1,163 @@
+"""What imitate and prefer stages share: trainer arguments, row order, checkpoints, progress, the watch for NaN."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from erpo_ray.errors import RunFailed
+from erpo_ray.train import checkpoints, models
+from erpo_ray.train.rows import Order, Sequences, micro_batch
+from erpo_ray.types import Training
+
+Report = Callable[[int, int, dict[str, float]], None]
+
+
+def workers() -> tuple[int, int]:
+    """(rank, world size) of the process group that the caller set up; (0, 1) without one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def arguments(training: Training, directory: Path, keep: bool) -> dict[str, Any]:
+    """Keyword arguments of SFTConfig and DPOConfig for `training`. `keep` writes checkpoints into `directory`."""
+    size, passes = micro_batch(training.batch_size, training.micro_batch_size, workers()[1])
+    return dict(
+        output_dir=str(directory),
+        learning_rate=training.learning_rate,
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps,
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=passes,
+        warmup_steps=training.warmup_ratio,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        lr_scheduler_type=training.schedule,
+        seed=training.seed,
+        gradient_checkpointing=training.gradient_checkpointing,
+        bf16=training.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        optim="adamw_torch_fused",
+        max_length=None,
+        save_strategy="steps" if keep else "no",
+        save_steps=training.save_steps or 500,
+        report_to="none",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+    )
+
+
+@contextmanager
+def directory(work: Path | None) -> Iterator[Path]:
+    """`work`, or a folder that is gone afterwards: the trainer insists on one even when it keeps nothing."""
+    if work:
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
+    else:
+        with tempfile.TemporaryDirectory() as empty:
+            yield Path(empty)
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Inside, torch uses this worker's share of its cores, whatever OMP_NUM_THREADS an actor inherited."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class TokenExact(Trainer):
+    """Mixed in before a TRL trainer: our row order, whole checkpoints, no model card, no telemetry."""
+
+    rows: Sequence[Sequences]
+    fingerprint: str
+    """What a checkpoint must belong to; both are set before training starts."""
+    tokens = 0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return Order([row.longest for row in self.rows], step, self.args.seed)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            checkpoints.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.fingerprint)
+
+    def _send_telemetry(self) -> None:
+        return
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        return
+
+
+@dataclass
+class Watch(TrainerCallback):
+    """Stops on a loss that is not a number, and passes progress on: (step, steps, metrics) on rank 0."""
+
+    learning_rate: float
+    report: Report | None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs[name]):
+                raise RunFailed(diverged(name, logs[name], state.global_step, state.max_steps, self.learning_rate))
+        if self.report and state.is_world_process_zero:
+            self.report(state.global_step, state.max_steps, {k: v for k, v in logs.items() if k != "epoch"})
+
+
+def diverged(name: str, value: float, step: int, steps: int, learning_rate: float) -> str:
+    """The sentence a user reads when training blows up, with its likely cause: known from when it happened."""
+    found = f"training stopped: {name} is {value} at step {step} of {steps}"
+    if step <= 1:
+        return f"{found}, before any update; the likely cause is weights of the starting policy that are not finite"
+    return f"{found}; the likely cause is a learning rate too high ({learning_rate:g}); lower fit.learning_rate"
+
+
+def run(trainer: TokenExact, work: Path | None, training: Training, report: Report | None) -> dict[str, float]:
+    """Train to the end, from the furthest whole checkpoint in `work` where there is one.
+
+    Returns `steps`, `seconds` and `tokens_per_second` of this call (prompts included, padding not, over all workers),
+    and the loss of the first and the last step.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Watch(training.learning_rate, report))
+    resume = checkpoints.latest(work, trainer.fingerprint)
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    seconds = time.perf_counter() - start
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "steps": float(trainer.state.global_step),
+        "seconds": seconds,
+        "tokens_per_second": trainer.tokens * workers()[1] / seconds,
+        "loss_first": losses[0],
+        "loss_last": losses[-1],
+    }
+
+
+def finish(trainer: TokenExact, source: Path, out: Path) -> None:
+    """Rank 0 writes the trained policy into `out`; every rank returns when it is there."""
+    if trainer.is_world_process_zero():
+        models.save(trainer.accelerator.unwrap_model(trainer.model), source, out)
+    trainer.accelerator.wait_for_everyone()

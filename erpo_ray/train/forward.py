@@ -1,0 +1,82 @@
+"""One forward pass over padded rows that gives log-probabilities of completions and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from erpo_ray.train.losses import target_logps
+from erpo_ray.train.rows import Sequences
+
+Batch = dict[str, Tensor]
+
+
+def collate(parts: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> Batch:
+    """(context, completion) ids, padded on the right.
+
+    input_ids, attention_mask: (rows, longest) int64. completion_mask: same shape, true on completion tokens.
+    """
+    longest = max(len(context) + len(completion) for context, completion in parts)
+    input_ids = torch.full((len(parts), longest), pad_id)
+    attention = torch.zeros((len(parts), longest), dtype=torch.long)
+    completion_mask = torch.zeros((len(parts), longest), dtype=torch.bool)
+    for at, (context, completion) in enumerate(parts):
+        end = len(context) + len(completion)
+        input_ids[at, :end] = torch.tensor([*context, *completion])
+        attention[at, :end] = 1
+        completion_mask[at, len(context) : end] = True
+    return {"input_ids": input_ids, "attention_mask": attention, "completion_mask": completion_mask}
+
+
+def completion_logps(model: nn.Module, batch: Batch) -> Tensor:
+    """Summed log-probability of each row's completion, float32, shape (rows,).
+
+    The vocabulary projection, a fifth of the work of a small model, runs on the positions that predict a completion
+    token only. `model` may be wrapped (DDP, PEFT): it is called through its own forward.
+    """
+    predicts = batch["completion_mask"][:, 1:]
+    targets = batch["input_ids"][:, 1:][predicts]
+    keep = nn.functional.pad(predicts, (0, 1))
+    with _only(keep, model):
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    row = predicts.nonzero()[:, 0]
+    return torch.zeros(len(predicts), device=logits.device).index_add(0, row, target_logps(logits, targets))
+
+
+def sequence_logps(
+    model: nn.Module, rows: Sequence[Sequences], batch_size: int, pad_id: int, bf16: bool
+) -> list[tuple[float, ...]]:
+    """Log-probability of every completion of every row under `model` as it is, without gradients, in row order.
+
+    `batch_size` counts rows. `bf16` computes under autocast, as training does. Dropout is off meanwhile.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    found: dict[int, tuple[float, ...]] = {}
+    by_length = sorted(range(len(rows)), key=lambda i: (rows[i].longest, i))
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for at in range(0, len(rows), batch_size):
+            indices = by_length[at : at + batch_size]
+            parts = [(rows[i].context, completion) for i in indices for completion in rows[i].completions]
+            batch = {name: tensor.to(device) for name, tensor in collate(parts, pad_id).items()}
+            values = iter(completion_logps(model, batch).tolist())
+            found.update({i: tuple(next(values) for _ in rows[i].completions) for i in indices})
+    model.train(training)
+    return [found[i] for i in range(len(rows))]
+
+
+@contextmanager
+def _only(keep: Tensor, model: Any) -> Iterator[None]:
+    """Inside, the output projection of `model` sees the hidden states where `keep` is true, as (n, width)."""
+    while hasattr(model, "module"):
+        model = model.module
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][keep],))
+    try:
+        yield
+    finally:
+        hook.remove()

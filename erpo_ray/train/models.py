@@ -1,0 +1,59 @@
+"""Loading a policy for training and saving it for the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from erpo_ray.errors import RunFailed
+from erpo_ray.train.weights import dress
+from erpo_ray.types import Training
+
+
+def load(policy_dir: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The policy's weights as `dtype`, on the CPU. Training loads float32: bf16 weights swallow small updates."""
+    transformers_logging.disable_progress_bar()
+    options = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True}
+    model = AutoModelForCausalLM.from_pretrained(policy_dir, **options)
+    model.config.use_cache = False
+    return model
+
+
+def tokenizer(policy_dir: Path) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer. Training never encodes with it: the trainer wants its pad id."""
+    found = AutoTokenizer.from_pretrained(policy_dir)
+    if found.pad_token is None:
+        found.pad_token = found.eos_token
+    return found
+
+
+def adapter(training: Training) -> LoraConfig | None:
+    """The LoRA that `training` asks for, or None for all weights. Alpha 0 means the rank: updates are not scaled."""
+    if not training.lora_rank:
+        return None
+    return LoraConfig(
+        r=training.lora_rank,
+        lora_alpha=training.lora_alpha or training.lora_rank,
+        target_modules=list(training.lora_targets) or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def save(model: PreTrainedModel | PeftModel, source: Path, out: Path) -> None:
+    """Write a bf16 safetensors model directory that transformers and vLLM load; a LoRA is merged first.
+
+    `model` is spent: its weights are cast in place. Raises RunFailed when a weight is not finite.
+    """
+    plain = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    broken = [name for name, weight in plain.named_parameters() if not torch.isfinite(weight).all()]
+    if broken:
+        raise RunFailed(
+            f"training left NaN or infinity in {broken[0]} and {len(broken) - 1} more; lower the learning rate"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    plain.to(torch.bfloat16).save_pretrained(out)
+    dress(out, source, "bfloat16")

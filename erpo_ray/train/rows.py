@@ -1,0 +1,134 @@
+"""Rows as the trainer sees them: token ids, checked against the length limit, in an order that wastes little padding.
+
+Pure: nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from erpo_ray.errors import UsageError
+from erpo_ray.types import Example, Pair, identity, seed_of
+
+Row = Example | Pair | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """One row of training: a context without loss and the completions behind it (one, or chosen and rejected)."""
+
+    id: str
+    context: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+    weight: float = 1.0
+
+    @property
+    def longest(self) -> int:
+        return len(self.context) + max(map(len, self.completions))
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(self.context) + len(completion) for completion in self.completions)
+
+
+def examples(rows: Iterable[Row], max_length: int) -> list[Sequences]:
+    """Imitate rows from `Example`s or from mappings (a `datasets.Dataset`, Ray Data rows) with the same fields.
+
+    Raises UsageError for no rows, for an empty prompt or completion, and for a row longer than `max_length`:
+    cutting it would teach an answer without its end.
+    """
+    found = [Sequences(_get(row, "id"), _ids(row, "prompt_ids"), (_ids(row, "completion_ids"),)) for row in rows]
+    return _checked(found, max_length)
+
+
+def pairs(rows: Iterable[Row], max_length: int) -> list[Sequences]:
+    """Prefer rows from `Pair`s or mappings: completions are (chosen, rejected), the shared prefix joins the context.
+
+    Raises UsageError as `examples` does, and for a pair whose two sides are the same.
+    """
+    found = [
+        Sequences(
+            _get(row, "id"),
+            _ids(row, "prompt_ids") + _ids(row, "prefix_ids"),
+            (_ids(row, "chosen_ids"), _ids(row, "rejected_ids")),
+            float(_get(row, "weight")),
+        )
+        for row in rows
+    ]
+    for row in found:
+        if row.completions[0] == row.completions[1]:
+            raise UsageError(f"pair {row.id}: chosen and rejected are the same tokens; drop it")
+    return _checked(found, max_length)
+
+
+def order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
+    """Row indices of one epoch: shuffled, cut into optimiser steps of `batch_size`, each step sorted by length.
+
+    Every step is a fair draw of rows (sorting over many steps would feed all long rows first), and its micro-batches
+    hold rows of like length. Depends on the arguments alone, so every worker and every resumed run sees the same order.
+    """
+    indices = list(range(len(lengths)))
+    random.Random(seed_of("order", seed, epoch)).shuffle(indices)
+    steps = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
+    return [index for step in steps for index in sorted(step, key=lambda i: (lengths[i], i))]
+
+
+def micro_batch(batch_size: int, micro_batch_size: int, workers: int) -> tuple[int, int]:
+    """(rows a forward pass, passes an optimiser step) on each worker, so that a step takes exactly `batch_size` rows.
+
+    The first is the largest divisor of a worker's share that is no larger than `micro_batch_size`.
+    """
+    share, rest = divmod(batch_size, workers)
+    if rest or not share:
+        raise UsageError(
+            f"batch_size {batch_size} cannot be shared evenly by {workers} training workers; "
+            f"set it to a multiple of {workers} or change cluster.train_workers"
+        )
+    size = next(size for size in range(min(share, micro_batch_size), 0, -1) if share % size == 0)
+    return size, share // size
+
+
+def fingerprint(rows: Sequence[Sequences]) -> str:
+    """A short hash of the rows: a checkpoint of other rows is not continued."""
+    return identity(*(part for row in rows for part in (row.id, row.context, row.completions, row.weight)))
+
+
+class Order:
+    """The sampler behind `order`; the trainer calls `set_epoch` before each pass."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths, self._batch_size, self._seed, self._epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(order(self._lengths, self._batch_size, self._seed, self._epoch))
+
+
+def _checked(rows: list[Sequences], max_length: int) -> list[Sequences]:
+    if not rows:
+        raise UsageError("no rows to train on; the stage before this one left nothing, see its left_out.jsonl")
+    for row in rows:
+        if not row.context or not all(row.completions):
+            raise UsageError(f"row {row.id}: an empty prompt or completion cannot be trained on; drop it")
+        if row.longest > max_length:
+            raise UsageError(
+                f"row {row.id} has {row.longest} tokens, the limit is {max_length}; "
+                "raise model.max_length or leave the row out (rows are never cut)"
+            )
+    return rows
+
+
+def _get(row: Row, name: str) -> Any:
+    return row[name] if isinstance(row, Mapping) else getattr(row, name)
+
+
+def _ids(row: Row, name: str) -> tuple[int, ...]:
+    return tuple(int(token) for token in _get(row, name))

@@ -1,0 +1,81 @@
+"""Imitate stages: supervised fine-tuning on rows that are already token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor
+from trl import SFTConfig, SFTTrainer
+
+from erpo_ray.train import fit, models
+from erpo_ray.train.forward import completion_logps
+from erpo_ray.train.rows import Row, Sequences, examples, fingerprint
+from erpo_ray.train.weights import version
+from erpo_ray.types import Training, identity
+
+
+class ImitateTrainer(fit.TokenExact, SFTTrainer):
+    """SFTTrainer whose loss projects completion positions only: on CPU, TRL's own projects all of them in float32."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        labels = inputs["labels"]
+        batch = inputs | {"completion_mask": labels != -100}
+        self.tokens += int(inputs["attention_mask"].sum())
+        workers = self.accelerator.num_processes
+        return -completion_logps(model, batch).sum() / num_items_in_batch * workers
+
+
+def imitate(
+    policy_dir: Path,
+    rows: Iterable[Row] | Dataset,
+    training: Training,
+    out: Path,
+    work: Path | None = None,
+    report: fit.Report | None = None,
+) -> dict[str, float]:
+    """Fine-tune the policy in `policy_dir` on `rows` and write the new one into `out` (rank 0 writes).
+
+    rows: `Example`s, or mappings with `id`, `prompt_ids`, `completion_ids`; loss falls on completions, weighted by
+    token. The ids are trained on as they are: no template, no cut, no end-of-sequence added.
+    work: folder for checkpoints, kept every `training.save_steps` steps and continued when the same rows and settings
+    come again. report: called with (step, steps, metrics) after each step.
+    Runs alone or in every process of an initialised torch.distributed group.
+
+    Returns what `fit.run` returns. Raises UsageError for bad rows, RunFailed when the loss is not a number.
+    """
+    data = examples(rows, training.max_length)
+    with fit.all_cores(), fit.directory(work) as folder:
+        tokenizer = models.tokenizer(policy_dir)
+        trainer = ImitateTrainer(
+            models.load(policy_dir),
+            SFTConfig(
+                **fit.arguments(training, folder, keep=bool(work and training.save_steps)),
+                dataset_kwargs={"skip_prepare_dataset": True},
+            ),
+            train_dataset=_columns(data),
+            processing_class=tokenizer,
+            peft_config=models.adapter(training),
+        )
+        trainer.rows = data
+        trainer.fingerprint = identity("imitate", version(policy_dir), training, fingerprint(data))
+        metrics = fit.run(trainer, work, training, report)
+        fit.finish(trainer, policy_dir, out)
+    return metrics
+
+
+def _columns(rows: Sequence[Sequences]) -> Dataset:
+    """`labels` repeat the completion, -100 on the context: the trainer counts the tokens of a step by them."""
+    return Dataset.from_list(
+        [
+            {
+                "input_ids": [*row.context, *row.completions[0]],
+                "labels": [-100] * len(row.context) + [*row.completions[0]],
+            }
+            for row in rows
+        ]
+    )

@@ -1,0 +1,250 @@
+"""The backends on real parts: Ray actors with vLLM and the judge, Ray Train with TRL, and the same in one process."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from erpo_ray.cluster import data, training
+from erpo_ray.cluster.backend import RayBackend
+from erpo_ray.cluster.job import Job
+from erpo_ray.cluster.pooled import PooledBackend
+from erpo_ray.cluster.start import join
+from erpo_ray.config import Cluster, Config, Data, Source
+from erpo_ray.engines.renderer import Renderer
+from erpo_ray.errors import EnvironmentFault, RunFailed, UsageError
+from erpo_ray.local import InProcessBackend
+from erpo_ray.prompts import mixing
+from erpo_ray.rundir.lines import artefact
+from erpo_ray.types import (
+    Candidate,
+    Example,
+    Objective,
+    Pair,
+    Policy,
+    Prompt,
+    Request,
+    Sampling,
+    Training,
+    Verdict,
+    encode,
+    identity,
+)
+
+CONFIG = Config.model_validate(
+    {"model": {"max_length": 256}, "cluster": {"in_flight": 8, "kv_cache_gib": 0.25, "train_workers": 2}}
+)
+FIT = Training(
+    learning_rate=1e-4, epochs=1, batch_size=4, micro_batch_size=2, max_length=256, warmup_ratio=0.0, max_steps=2
+)
+DRAW = Sampling(temperature=1.0, max_tokens=24, top_k=50)
+
+
+@pytest.fixture(scope="module")
+def renderer(smol: Path) -> Renderer:
+    return Renderer(smol)
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[RayBackend]:
+    backend = RayBackend(CONFIG)
+    yield backend
+    backend.close()
+
+
+def requests(renderer: Renderer, count: int, samples: int = 2) -> list[Request]:
+    prompts = [Prompt(f"p{i}", f"Name {i + 2} animals.", "benign") for i in range(count)]
+    return [Request(prompt, renderer.render(prompt.text), tuple(range(samples)), DRAW) for prompt in prompts]
+
+
+def rows_file(path: Path, rows: Sequence[Any]) -> Path:
+    path.write_bytes(artefact([encode(row) for row in rows]))
+    return path
+
+
+def examples(renderer: Renderer) -> list[Example]:
+    text = "<think>\nAssessment: fine\u2028indeed.\n</think>\nYes."
+    prompt, completion = renderer.render("Is it so?"), renderer.encode_completion(text)
+    return [Example(f"e{i}", f"p{i}", "t", prompt, completion, text) for i in range(8)]
+
+
+def pairs(renderer: Renderer) -> list[Pair]:
+    prompt = renderer.render("Is it so?")
+    chosen, rejected = renderer.encode_completion("Yes, it is so."), renderer.encode_completion("No.")
+    return [Pair(f"q{i}", f"p{i}", prompt, (), chosen, rejected, 1.0, "safety", "t") for i in range(8)]
+
+
+def check(seen: Sequence[Candidate | Verdict], wanted: int, policy: Policy, renderer: Renderer) -> None:
+    """Every sample once, before its verdict, with ids that are its text and the name that the run gives it."""
+    candidates = [item for item in seen if isinstance(item, Candidate)]
+    verdicts = [item for item in seen if isinstance(item, Verdict)]
+    assert len(candidates) == len({c.id for c in candidates}) == wanted
+    assert sorted(v.candidate_id for v in verdicts) == sorted(c.id for c in candidates)
+    at = {getattr(item, "id", ""): n for n, item in enumerate(seen)}
+    assert all(at[item.candidate_id] < n for n, item in enumerate(seen) if isinstance(item, Verdict))
+    for candidate in candidates:
+        assert candidate.id == identity("run", "stage", candidate.prompt_id, candidate.sample)
+        assert candidate.text == renderer.decode(candidate.token_ids)
+        assert candidate.policy == policy.version
+    assert all(v.scores is not None and v.judge == "rules" for v in verdicts)
+
+
+def test_samples_stream_through_actors_into_verdicts(backend: RayBackend, renderer: Renderer, smol: Path) -> None:
+    policy = backend.policy(smol)
+    backend.prepare(policy)
+    check(list(backend.rollouts(requests(renderer, 12), (), "run", "stage")), 24, policy, renderer)
+
+
+def test_a_killed_rollout_actor_costs_nothing_but_time(backend: RayBackend, renderer: Renderer, smol: Path) -> None:
+    policy = backend.policy(smol)
+    backend.prepare(policy)
+    seen: list[Candidate | Verdict] = []
+    killed = 0
+    for item in backend.rollouts(requests(renderer, 12), (), "run", "stage"):
+        seen.append(item)
+        if not killed:
+            killed = _pid(backend._workers._rollout[0])
+            os.kill(killed, signal.SIGKILL)
+    check(seen, 24, policy, renderer)
+    assert _pid(backend._workers._rollout[0]) != killed
+
+
+def test_a_killed_judge_is_replaced(backend: RayBackend, renderer: Renderer, smol: Path) -> None:
+    policy = backend.policy(smol)
+    os.kill(_pid(backend._workers._judge[0]), signal.SIGKILL)
+    backend.prepare(policy)
+    check(list(backend.rollouts(requests(renderer, 4), (), "run", "stage")), 8, policy, renderer)
+
+
+def test_candidates_left_unjudged_are_judged_alone(backend: RayBackend, renderer: Renderer) -> None:
+    ids = renderer.encode_completion("Cats and dogs are animals that many people keep.")
+    left = (Prompt("p", "Name animals.", "benign"), Candidate("c", "p", 0, ids, renderer.decode(ids), "stop", "old"))
+    (verdict,) = backend.rollouts([], [left], "run", "stage")
+    assert isinstance(verdict, Verdict) and verdict.candidate_id == "c"
+    assert verdict.scores and verdict.scores.length == len(ids)
+
+
+def test_two_gloo_workers_train_and_the_engine_takes_the_weights_in_place(
+    backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path
+) -> None:
+    told: list[tuple[int, int]] = []
+    backend._progress = lambda step, steps, metrics: told.append((step, steps))
+    base = backend.policy(smol)
+    backend.prepare(base)
+    engine = _pid(backend._workers._rollout[0])
+    file = rows_file(tmp_path / "pairs.jsonl", pairs(renderer))
+    out, work = tmp_path / "policy", tmp_path / "work"
+    for path in (out, work):
+        path.mkdir()
+    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work)
+    assert metrics["steps"] == 2
+    assert metrics["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
+    assert metrics["loss_last"] < metrics["loss_first"]
+    assert told[-1] == (2, 2)
+    trained = backend.policy(out)
+    assert trained.version != base.version
+    before = backend._proved
+    backend.prepare(trained)
+    after = backend._proved
+    assert before and after and (before.version, after.version) == (base.version, trained.version)
+    assert after.engine != before.engine and after.difference < 0.05
+    assert _pid(backend._workers._rollout[0]) == engine
+    check(list(backend.rollouts(requests(renderer, 4), (), "run", "stage")), 8, trained, renderer)
+
+
+def test_examples_train_too(backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path) -> None:
+    file = rows_file(tmp_path / "examples.jsonl", examples(renderer))
+    out, work = tmp_path / "policy", tmp_path / "work"
+    for path in (out, work):
+        path.mkdir()
+    metrics = backend.imitate(backend.policy(smol), file, FIT, out, work)
+    assert metrics["loss_last"] < metrics["loss_first"]
+    assert Renderer(out).render("x") == renderer.render("x")
+
+
+def test_a_damaged_row_stops_training_with_its_line(
+    backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path
+) -> None:
+    file = rows_file(tmp_path / "pairs.jsonl", pairs(renderer))
+    file.write_bytes(file.read_bytes().replace(b'"q3"', b'"q9"'))
+    (tmp_path / "work").mkdir()
+    policy = backend.policy(smol)
+    with pytest.raises(RunFailed, match=r"training failed: .*pairs\.jsonl, line 4: damaged"):
+        backend.prefer(policy, policy, file, Objective(beta=0.1), FIT, tmp_path / "policy", tmp_path / "work")
+
+
+def test_weights_other_than_the_policys_stop_the_run(backend: RayBackend, smol: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(backend, "_proved", None)
+    monkeypatch.setattr(
+        backend._workers, "trainer_logprobs", lambda policy, prompt, completion: [-9.0] * len(completion)
+    )
+    with pytest.raises(RunFailed, match="engine and trainer differ by"):
+        backend.prepare(backend.policy(smol))
+
+
+def test_ray_data_gives_a_trainer_its_rows_in_order(backend: RayBackend, renderer: Renderer, tmp_path: Path) -> None:
+    rows = examples(renderer)
+    file = rows_file(tmp_path / "examples.jsonl", rows)
+    assert list(data.rows(data.artefact(file).iterator(), Example, file)) == rows
+
+
+def test_ray_data_reads_prompts_as_this_process_would(backend: RayBackend, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": "How do I fold a shirt?"}\n{"prompt": "Fold a\\u2028shirt, how?"}\n')
+    sources = Data(train=(Source(path="seeds", split="train"), Source(path=str(file), label="benign")))
+    mine, theirs = mixing.gather(sources, ("fraud",), 3), data.read_prompts(sources, ("fraud",), 3)
+    assert theirs == mine
+    assert sum(prompt.source == "mine" for prompt in theirs.train) == 2
+
+
+def test_a_fault_in_a_prompt_file_keeps_its_line_over_ray_data(backend: RayBackend, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"prompt": "fine"}\n{"prompt": \n')
+    with pytest.raises(UsageError, match=r"bad\.jsonl:2: found"):
+        data.read_prompts(Data(train=(Source(path=str(file)),)))
+
+
+def test_gpus_that_are_not_there_are_named(backend: RayBackend) -> None:
+    with pytest.raises(EnvironmentFault, match="need 3 GPUs, the cluster has 0"):
+        join(Cluster(gpu=True, share_gpu=False, rollout_workers=2))
+
+
+def test_launches_never_share_a_ray_train_name(
+    backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(training, "_fit", lambda trainer: names.append(trainer.run_config.name) or {})
+    file = rows_file(tmp_path / "pairs.jsonl", pairs(renderer))
+    job = Job(smol, file, FIT, tmp_path / "policy", tmp_path)
+    for _ in range(2):
+        training.launch(job, CONFIG.cluster, backend._joined, lambda step, steps, metrics: None)
+    assert len(set(names)) == 2
+
+
+def test_everything_in_one_process(renderer: Renderer, smol: Path, tmp_path: Path) -> None:
+    """Comes last: an engine in this process keeps its memory."""
+    backend: PooledBackend = InProcessBackend(CONFIG)
+    base = backend.policy(smol)
+    backend.prepare(base)
+    check(list(backend.rollouts(requests(renderer, 6), (), "run", "stage")), 12, base, renderer)
+    file = rows_file(tmp_path / "pairs.jsonl", pairs(renderer))
+    out, work = tmp_path / "policy", tmp_path / "work"
+    for path in (out, work):
+        path.mkdir()
+    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work)
+    assert metrics["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
+    trained = backend.policy(out)
+    backend.prepare(trained)
+    check(list(backend.rollouts(requests(renderer, 2), (), "run", "stage")), 4, trained, renderer)
+    backend.close()
+
+
+def _pid(actor: Any) -> int:
+    return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))

@@ -1,0 +1,222 @@
+"""The rollout loop over scripted workers: what is sampled, when it is judged, and what a lost worker costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from erpo_ray.cluster import canary
+from erpo_ray.cluster import pool as pool_module
+from erpo_ray.cluster.pool import JUDGE_BATCH, Item, Pool, WorkerLost
+from erpo_ray.engines.vllm import Finished
+from erpo_ray.errors import RunFailed
+from erpo_ray.types import Candidate, Policy, Prompt, Request, Sampling, Scores, Verdict
+
+DRAW = Sampling(temperature=1.0, max_tokens=8)
+
+
+class Script:
+    """Workers that finish `speed` samples a call; calls named in `broken` are lost. Records all it was asked."""
+
+    def __init__(self, speeds: Sequence[int] = (2,), judges: int = 1) -> None:
+        self.rollout_workers, self.judge_workers = len(speeds), judges
+        self.speeds = speeds
+        self.holding: list[list[tuple[str, int]]] = [[] for _ in speeds]
+        self.most = [0] * len(speeds)
+        self.log: list[tuple[Any, ...]] = []
+        self.batches: list[int] = []
+        self.broken: set[int] = set()
+        self.silent: set[int] = set()
+        self.refused: set[str] = set()
+        self._calls: list[Any] = []
+
+    def _ticket(self, call: Any) -> int:
+        self._calls.append(call)
+        return len(self._calls) - 1
+
+    def advance(self, worker: int, requests: Sequence[Request]) -> int:
+        self.holding[worker] += [(r.prompt.id, sample) for r in requests for sample in r.samples]
+        self.most[worker] = max(self.most[worker], len(self.holding[worker]))
+
+        def call() -> list[Finished]:
+            done, self.holding[worker] = (
+                self.holding[worker][: self.speeds[worker]],
+                self.holding[worker][self.speeds[worker] :],
+            )
+            return [self._finished(prompt_id, sample, worker) for prompt_id, sample in done]
+
+        return self._ticket(call)
+
+    def _finished(self, prompt_id: str, sample: int, worker: int) -> Finished:
+        if prompt_id in self.refused:
+            return Finished(prompt_id, sample, (), "", "error", "v", "prompt too long")
+        return Finished(prompt_id, sample, (sample, worker), f"{prompt_id}/{sample}", "stop", "v")
+
+    def judge(self, worker: int, items: Sequence[Item]) -> int:
+        self.log += [("judge", candidate.id) for _, candidate in items]
+        self.batches.append(len(items))
+        return self._ticket(lambda: [Verdict(c.id, "test", Scores(1.0, 1.0, 2)) for _, c in items])
+
+    def wait(self, tickets: Sequence[int], timeout_s: float) -> Sequence[int]:
+        ready = [ticket for ticket in tickets if ticket not in self.silent]
+        return ready[:1]
+
+    def result(self, ticket: int) -> list[Any]:
+        if ticket in self.broken:
+            raise WorkerLost("killed by the kernel")
+        return self._calls[ticket]()
+
+    def replace_rollout(self, worker: int) -> None:
+        self.holding[worker] = []
+        self.log.append(("replaced rollout", worker))
+
+    def replace_judge(self, worker: int) -> None:
+        self.log.append(("replaced judge", worker))
+
+
+def requests(prompts: int, samples: int = 4) -> list[Request]:
+    return [
+        Request(Prompt(f"p{i}", f"text {i}", "benign"), (1, i), tuple(range(samples)), DRAW) for i in range(prompts)
+    ]
+
+
+def run(crew: Script, asked: Sequence[Request], unjudged: Sequence[Item] = (), in_flight: int = 8, **more: Any) -> list:
+    seen = []
+    for item in Pool(crew, asked, unjudged, lambda prompt, sample: f"{prompt}:{sample}", in_flight, **more).run():
+        seen.append(item)
+        if isinstance(item, Candidate):
+            crew.log.append(("candidate", item.id))
+    return seen
+
+
+def ids(seen: Sequence[Any], kind: type) -> list[str]:
+    return [getattr(item, "id", None) or item.candidate_id for item in seen if isinstance(item, kind)]
+
+
+def test_every_sample_is_drawn_once_and_judged_once() -> None:
+    seen = run(Script([3, 2]), requests(10))
+    wanted = sorted(f"p{i}:{k}" for i in range(10) for k in range(4))
+    assert sorted(ids(seen, Candidate)) == wanted
+    assert sorted(ids(seen, Verdict)) == wanted
+
+
+def test_a_candidate_is_given_out_before_a_judge_sees_it() -> None:
+    crew = Script([3], judges=2)
+    run(crew, requests(12))
+    for name in ("p0:0", "p5:1", "p11:3"):
+        assert crew.log.index(("candidate", name)) < crew.log.index(("judge", name))
+
+
+def test_judging_starts_before_sampling_ends() -> None:
+    crew = Script([4])
+    run(crew, requests(12))
+    assert crew.log.index(("judge", "p0:0")) < crew.log.index(("candidate", "p11:3"))
+
+
+def test_judge_batches_are_bounded() -> None:
+    crew = Script([100])
+    run(crew, requests(30), in_flight=100)
+    assert max(crew.batches) == JUDGE_BATCH
+    assert sum(crew.batches) == 120
+
+
+def test_workers_hold_a_bounded_number_and_the_faster_one_does_more() -> None:
+    crew = Script([4, 1])
+    seen = run(crew, requests(30), in_flight=8)
+    assert max(crew.most) <= 10  # 8 and a quarter to spare
+    by_worker = Counter(item.token_ids[1] for item in seen if isinstance(item, Candidate))
+    assert by_worker[0] > 2.5 * by_worker[1]
+
+
+def test_a_request_larger_than_the_room_is_cut() -> None:
+    crew = Script([2])
+    seen = run(crew, requests(1, samples=50), in_flight=8)
+    assert len(ids(seen, Candidate)) == len(set(ids(seen, Candidate))) == 50
+    assert max(crew.most) <= 10
+
+
+def test_samples_of_a_lost_worker_are_drawn_by_others_and_none_twice() -> None:
+    crew = Script([2, 2])
+    crew.broken = {1, 3}
+    seen = run(crew, requests(10))
+    assert sorted(ids(seen, Candidate)) == sorted(f"p{i}:{k}" for i in range(10) for k in range(4))
+    assert [entry for entry in crew.log if entry[0] == "replaced rollout"]
+
+
+def test_a_batch_of_a_lost_judge_is_judged_again() -> None:
+    crew = Script([2])
+    crew.broken = {2}
+    seen = run(crew, requests(6))
+    assert sorted(ids(seen, Verdict)) == sorted(f"p{i}:{k}" for i in range(6) for k in range(4))
+    assert ("replaced judge", 0) in crew.log
+
+
+def test_workers_lost_again_and_again_stop_the_run_with_the_cause() -> None:
+    crew = Script([2])
+    crew.broken = {0, 1, 2}
+    with pytest.raises(RunFailed, match="3 times in a row.*killed by the kernel.*in_flight"):
+        run(crew, requests(4))
+
+
+def test_a_worker_that_gives_no_sign_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "CALL_DEADLINE_S", 30.0)
+    now = iter(range(0, 100000, 10))
+    crew = Script([2])
+    crew.silent = {1}
+    seen = run(crew, requests(5), clock=lambda: float(next(now)))
+    assert len(set(ids(seen, Candidate))) == len(ids(seen, Candidate)) == 20
+    assert ("replaced rollout", 0) in crew.log
+
+
+def test_candidates_of_an_earlier_start_are_judged_without_sampling() -> None:
+    left = [(Prompt(f"p{i}", "t"), Candidate(f"c{i}", f"p{i}", 0, (1,), "t", "stop", "v")) for i in range(40)]
+    crew = Script([2])
+    seen = run(crew, [], left)
+    assert ids(seen, Candidate) == []
+    assert sorted(ids(seen, Verdict)) == sorted(f"c{i}" for i in range(40))
+
+
+def test_a_request_the_engine_refuses_becomes_a_failure_not_a_number() -> None:
+    crew = Script([2])
+    crew.refused = {"p1"}
+    seen = run(crew, requests(2, samples=1))
+    (failed,) = [item for item in seen if isinstance(item, Verdict) and item.failure]
+    assert (failed.candidate_id, failed.scores) == ("p1:0", None)
+    assert failed.failure is not None and (failed.failure.cause, failed.failure.raw) == (
+        "not_sampled",
+        "prompt too long",
+    )
+
+
+OLD, NEW = Policy(Path("old"), "old"), Policy(Path("new"), "new")
+
+
+def test_canary_passes_where_engine_and_trainer_agree() -> None:
+    old = canary.prove(OLD, [-1.0, -2.0], [-1.1, -1.9], None, 0.15)
+    assert old.difference == pytest.approx(0.1)
+    assert canary.prove(NEW, [-1.2, -2.0], [-1.3, -1.9], old, 0.15).version == "new"
+
+
+def test_canary_stops_where_they_differ() -> None:
+    with pytest.raises(RunFailed, match=r"new at new: engine and trainer differ by 0\.400 nats.*0\.15"):
+        canary.prove(NEW, [-1.0, -2.0], [-1.4, -2.4], None, 0.15)
+
+
+def test_canary_stops_on_numbers_that_are_none() -> None:
+    with pytest.raises(RunFailed, match="differ by nan"):
+        canary.prove(NEW, [float("nan"), -2.0], [-1.0, -2.0], None, 0.15)
+
+
+def test_canary_stops_when_only_the_trainer_sees_new_weights() -> None:
+    old = canary.prove(OLD, [-1.0, -2.0], [-1.0, -2.0], None, 0.15)
+    with pytest.raises(RunFailed, match="still gives the log-probabilities of policy old.*0.0500 nats"):
+        canary.prove(NEW, [-1.0, -2.0], [-1.1, -2.0], old, 0.15)
+
+
+def test_canary_accepts_a_policy_that_differs_where_the_canary_does_not_look() -> None:
+    old = canary.prove(OLD, [-1.0, -2.0], [-1.0, -2.0], None, 0.15)
+    assert canary.prove(NEW, [-1.0, -2.0], [-1.0, -2.0], old, 0.15).version == "new"

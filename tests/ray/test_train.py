@@ -1,0 +1,259 @@
+"""Training on a tiny model through TRL: what is learned, what is written, what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ranks
+import tiny
+import torch
+import torch.multiprocessing
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from erpo_ray.errors import RunFailed
+from erpo_ray.train import canary, checkpoints, dpo, models
+from erpo_ray.train.dpo import prefer
+from erpo_ray.train.sft import imitate
+from erpo_ray.train.weights import version
+from erpo_ray.types import Example, Objective, Training
+
+PLAIN = Training(learning_rate=1e-2, epochs=1, batch_size=8, micro_batch_size=4, max_length=64, bf16=False)
+PREFER = Objective(beta=0.1, nll=0.1)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.policy(tmp_path_factory.mktemp("policy"))
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).state_dict())
+
+
+def same(left: Path, right: Path, atol: float = 0.0) -> bool:
+    ours, theirs = weights(left), weights(right)
+    return all(torch.allclose(ours[name], theirs[name], rtol=0, atol=atol) for name in ours)
+
+
+def by_hand(path: Path, rows: list[Example]) -> float:
+    """Mean negative log-probability of all completion tokens, one row at a time, in float32."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    total, tokens = 0.0, 0
+    for row in rows:
+        with torch.no_grad():
+            logits = model(torch.tensor([row.prompt_ids + row.completion_ids])).logits[0, len(row.prompt_ids) - 1 : -1]
+        total -= logits.log_softmax(-1)[range(len(row.completion_ids)), list(row.completion_ids)].sum().item()
+        tokens += len(row.completion_ids)
+    return total / tokens
+
+
+def test_the_first_loss_is_the_mean_over_completion_tokens(policy: Path, tmp_path: Path) -> None:
+    rows = tiny.examples(8)
+    found = imitate(policy, rows, PLAIN, tmp_path / "out")
+    assert found["loss_first"] == pytest.approx(by_hand(policy, rows), abs=1e-4)
+    assert found["steps"] == 1
+
+
+def test_imitating_learns_and_writes_a_whole_model_directory(policy: Path, tmp_path: Path) -> None:
+    rows, seen = tiny.examples(16), []
+    found = imitate(
+        policy, rows, replace(PLAIN, epochs=10), tmp_path / "out", report=lambda *step: seen.append(step[:2])
+    )
+    assert found["loss_last"] < 0.7 * found["loss_first"]
+    assert seen == [(step, 20) for step in range(1, 21)]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert model.dtype == torch.bfloat16
+    assert by_hand(tmp_path / "out", rows) < 0.7 * by_hand(policy, rows)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tiny.TEMPLATE
+    for name in {path.name for path in policy.iterdir()} - {"model.safetensors", "config.json"}:
+        assert (tmp_path / "out" / name).read_bytes() == (policy / name).read_bytes()
+    assert json.loads((tmp_path / "out/config.json").read_text()) == json.loads((policy / "config.json").read_text())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in policy.iterdir()}
+    assert version(tmp_path / "out") != version(policy)
+
+
+def test_micro_batches_do_not_change_the_step(policy: Path, tmp_path: Path) -> None:
+    rows = tiny.examples(16)
+    imitate(policy, rows, PLAIN, tmp_path / "four")
+    imitate(policy, rows, replace(PLAIN, micro_batch_size=1), tmp_path / "one")
+    assert same(tmp_path / "four", tmp_path / "one", atol=2e-3)
+    assert not same(tmp_path / "four", policy, atol=2e-3)
+
+
+def test_master_weights_are_float32_and_products_bf16(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products, masters = set(), set()
+
+    def load(path: Path, dtype: torch.dtype = torch.float32):
+        model = models_load(path, dtype)
+
+        def watch(module, inputs, output):
+            products.add(output.dtype)
+            masters.update({weight.dtype for weight in model.parameters()})
+            masters.update({weight.grad.dtype for weight in model.parameters() if weight.grad is not None})
+
+        model.model.layers[0].mlp.up_proj.register_forward_hook(watch)
+        return model
+
+    models_load = models.load
+    monkeypatch.setattr(models, "load", load)
+    imitate(policy, tiny.examples(16), replace(PLAIN, bf16=True), tmp_path / "out")
+    assert products == {torch.bfloat16}
+    assert masters == {torch.float32}
+
+
+def test_small_updates_survive_in_bf16_training(policy: Path, tmp_path: Path) -> None:
+    rows = tiny.examples(16)
+    found = imitate(policy, rows, replace(PLAIN, bf16=True, epochs=20, learning_rate=1e-4), tmp_path / "out")
+    assert found["loss_last"] < found["loss_first"] - 0.01
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_preferring_starts_at_ln_2_and_widens_the_margin(policy: Path, tmp_path: Path, bf16: bool) -> None:
+    steps: list[dict[str, float]] = []
+    training = replace(PLAIN, epochs=6, bf16=bf16, learning_rate=3e-3)
+    found = prefer(
+        policy, policy, tiny.pairs(16), PREFER, training, tmp_path / "out", None, lambda *step: steps.append(step[2])
+    )
+    assert steps[0]["sigmoid"] == pytest.approx(math.log(2), abs=1e-2 if bf16 else 1e-6)
+    assert steps[0]["margin"] == pytest.approx(0, abs=1e-2 if bf16 else 1e-5)
+    assert found["margin"] > 0.1
+    assert found["accuracy"] > 0.8
+    assert found["sigmoid"] < 0.65
+    assert found["loss_first"] == pytest.approx(steps[0]["sigmoid"] + 0.1 * steps[0]["nll"], abs=1e-4)
+    assert not same(policy, tmp_path / "out")
+
+
+def test_another_reference_is_scored_by_its_own_weights(policy: Path, tmp_path: Path) -> None:
+    other, rows = tiny.policy(tmp_path / "other", seed=1), tiny.pairs(8)
+    found = prefer(policy, other, rows, PREFER, PLAIN, tmp_path / "out")
+
+    def summed(path: Path, side: str) -> torch.Tensor:
+        sides = [getattr(row, side) for row in rows]
+        means = canary.logprobs(path, [row.prompt_ids + row.prefix_ids for row in rows], sides)
+        return torch.tensor([mean * len(ids) for mean, ids in zip(means, sides, strict=True)])
+
+    ratio = {side: summed(policy, side) - summed(other, side) for side in ("chosen_ids", "rejected_ids")}
+    expected = 0.1 * (ratio["chosen_ids"] - ratio["rejected_ids"]).mean().item()
+    assert abs(expected) > 0.05
+    assert found["margin"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_reference_that_is_not_the_start_stops_the_run(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dpo, "_reference", lambda model, rows, *_: [(0.0, -50.0)] * len(rows))
+    with pytest.raises(RunFailed, match="preference loss before any update is .* not ln 2"):
+        prefer(policy, policy, tiny.pairs(8), PREFER, PLAIN, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["imitate", "prefer"])
+def test_a_lora_is_merged_into_a_plain_model(policy: Path, tmp_path: Path, stage: str) -> None:
+    training = replace(PLAIN, epochs=4, lora_rank=4, lora_alpha=8, lora_targets=("q_proj", "up_proj"))
+    if stage == "imitate":
+        found = imitate(policy, tiny.examples(16), training, tmp_path / "out")
+    else:
+        found = prefer(policy, policy, tiny.pairs(16), PREFER, training, tmp_path / "out")
+    assert found["loss_last"] < found["loss_first"]
+    before, after = weights(policy), weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    changed = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"q_proj", "up_proj"}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["imitate", "prefer"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(policy: Path, tmp_path: Path, stage: str) -> None:
+    training = replace(PLAIN, epochs=3, save_steps=2)
+
+    def train(out: str, work: Path | None, report=None) -> dict[str, float]:
+        if stage == "imitate":
+            return imitate(policy, tiny.examples(16), training, tmp_path / out, work, report)
+        return prefer(policy, policy, tiny.pairs(16), PREFER, training, tmp_path / out, work, report)
+
+    def kill_at_five(step: int, steps: int, metrics: dict) -> None:
+        if step == 5:
+            raise Killed
+
+    steps: list[int] = []
+    train("whole", None)
+    work = tmp_path / "work"
+    with pytest.raises(Killed):
+        train("out", work, kill_at_five)
+    assert [path.name for path in work.glob("checkpoint-*")] == ["checkpoint-4"]
+    found = train("out", work, lambda step, *_: steps.append(step))
+    assert steps == [5, 6]
+    assert found["steps"] == 6
+    assert same(tmp_path / "whole", tmp_path / "out")
+
+
+def test_a_checkpoint_without_its_marker_is_not_continued(policy: Path, tmp_path: Path) -> None:
+    training, steps = replace(PLAIN, epochs=2, save_steps=2), []
+    imitate(policy, tiny.examples(16), training, tmp_path / "out", tmp_path / "work")
+    (tmp_path / "work/checkpoint-4" / checkpoints.MARKER).unlink()
+    imitate(policy, tiny.examples(16), training, tmp_path / "out", tmp_path / "work", lambda at, *_: steps.append(at))
+    assert steps == [1, 2, 3, 4]
+
+
+def test_divergence_names_the_learning_rate(policy: Path, tmp_path: Path) -> None:
+    training = replace(PLAIN, learning_rate=1e38, epochs=4)
+    with pytest.raises(RunFailed, match="the likely cause is a learning rate too high"):
+        imitate(policy, tiny.examples(16), training, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_starting_weights_are_named(policy: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.bfloat16)
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    AutoTokenizer.from_pretrained(policy).save_pretrained(tmp_path / "broken")
+    with pytest.raises(RunFailed, match="loss is nan at step 1 of 1, before any update.*starting policy"):
+        imitate(tmp_path / "broken", tiny.examples(8), PLAIN, tmp_path / "out")
+
+
+def test_the_canary_reads_the_weights_on_disk(policy: Path, tmp_path: Path) -> None:
+    rows = tiny.examples(3)
+    prompts, completions = [row.prompt_ids for row in rows], [row.completion_ids for row in rows]
+    found = canary.logprobs(policy, prompts, completions)
+    for row, mean in zip(rows, found, strict=True):
+        assert mean == pytest.approx(-by_hand(policy, [row]), abs=1e-5)
+    assert canary.logprobs(policy, prompts, completions, bf16=True) == pytest.approx(found, abs=0.05)
+    imitate(policy, tiny.examples(16), replace(PLAIN, epochs=5), tmp_path / "out")
+    assert max(abs(a - b) for a, b in zip(canary.logprobs(tmp_path / "out", prompts, completions), found)) > 0.1
+
+
+def test_two_workers_end_where_one_does(policy: Path, tmp_path: Path) -> None:
+    training = replace(PLAIN, epochs=2, save_steps=3)
+    rows = tiny.examples(16), tiny.pairs(16)
+    alone = imitate(policy, rows[0], training, tmp_path / "alone/imitate")
+    alone_preferred = prefer(policy, policy, rows[1], PREFER, training, tmp_path / "alone/prefer")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = torch.multiprocessing.spawn(
+        ranks.work, (2, port, policy, rows, training, tmp_path / "two", results), nprocs=2, join=False
+    )
+    found = sorted((results.get(timeout=300) for _ in range(2)), key=lambda result: result[0])
+    while not processes.join(timeout=60):
+        pass
+    (_, imitated, preferred, steps), (_, imitated_too, preferred_too, silent) = found
+    assert steps[0]["sigmoid"] == pytest.approx(math.log(2), abs=1e-6)
+    assert len(steps) == 4 and silent == []
+    for one, two, too in ((alone, imitated, imitated_too), (alone_preferred, preferred, preferred_too)):
+        assert two["loss_last"] == too["loss_last"] == pytest.approx(one["loss_last"], abs=2e-2)
+        assert two["loss_first"] == pytest.approx(one["loss_first"], abs=1e-4)
+    for stage in ("imitate", "prefer"):
+        assert same(tmp_path / "alone" / stage, tmp_path / "two" / stage, atol=5e-3)
+    assert (tmp_path / "two/work/checkpoint-4" / checkpoints.MARKER).is_file()

@@ -1,0 +1,59 @@
+"""A chat model of a few thousand weights, made on the spot: real transformers classes, no download."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from erpo_ray.types import Example, Pair
+
+VOCABULARY = 96
+TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}\n"
+
+
+def policy(path: Path, seed: int = 0) -> Path:
+    """Write a two-layer Llama in bf16 with a tokenizer and a chat template; weights depend on `seed`."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).bfloat16().save_pretrained(path)
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", bos_token="w1", eos_token="w2")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def _ids(rng: random.Random, low: int, high: int) -> tuple[int, ...]:
+    return tuple(rng.randrange(3, VOCABULARY) for _ in range(rng.randrange(low, high)))
+
+
+def examples(count: int, seed: int = 0) -> list[Example]:
+    rng = random.Random(seed)
+    return [Example(f"e{i}", f"p{i}", "x", _ids(rng, 2, 9), (*_ids(rng, 1, 14), 2), "") for i in range(count)]
+
+
+def pairs(count: int, seed: int = 0) -> list[Pair]:
+    rng = random.Random(seed)
+    return [
+        Pair(f"a{i}", f"p{i}", _ids(rng, 2, 9), (7,), (*_ids(rng, 1, 9), 2), (*_ids(rng, 4, 14), 2), 1.0, "safety", "")
+        for i in range(count)
+    ]

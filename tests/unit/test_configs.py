@@ -1,0 +1,76 @@
+"""The configurations and the cluster file that ship with the repository."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from erpo_ray import settings
+from erpo_ray.config import Config
+from erpo_ray.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_loads_and_is_named_after_its_file(path: Path) -> None:
+    assert settings.load(path, (), tuple(METHODS)).name == path.stem
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_holds_differences_only(path: Path) -> None:
+    given = dict(_leaves(YAML(typ="safe", pure=True).load(path.read_text())))
+    defaults = dict(_leaves(Config().model_dump(mode="json")))
+    assert [key for key, value in given.items() if key in defaults and defaults[key] == value] == []
+
+
+def test_the_gpu_configs_ask_for_gpus_and_train_as_they_are_called() -> None:
+    lora = settings.load(ROOT / "configs" / "lora_1gpu.yaml")
+    full = settings.load(ROOT / "configs" / "full_8gpu.yaml")
+    assert (lora.cluster.gpu, lora.cluster.train_workers, lora.cluster.rollout_workers) == (True, 1, 1)
+    assert lora.imitate.fit.lora_rank == lora.prefer.fit.lora_rank == 64
+    assert (full.cluster.gpu, full.cluster.train_workers, full.cluster.rollout_workers) == (True, 8, 8)
+    assert full.imitate.fit.lora_rank == full.prefer.fit.lora_rank == 0
+
+
+def test_the_cluster_file_is_what_the_launcher_of_the_pinned_ray_takes(cluster: dict[str, Any]) -> None:
+    # find_spec locates Ray's schema without importing Ray.
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None and spec.origin is not None
+    schema = json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(cluster, schema)
+
+
+def test_the_cluster_is_closed_to_strangers(cluster: dict[str, Any]) -> None:
+    assert "--env RAY_AUTH_MODE=token" in cluster["docker"]["run_options"]
+    assert "~/.ray/auth_token" in cluster["file_mounts"]
+    assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
+    # Ray opens SSH to the world in every group that it makes itself.
+    for kind in cluster["available_node_types"].values():
+        assert kind["node_config"]["SecurityGroupIds"]
+    assert "0.0.0.0" not in json.dumps(cluster)
+
+
+def test_the_cluster_shrinks_to_its_head_when_idle(cluster: dict[str, Any]) -> None:
+    gpu = cluster["available_node_types"]["gpu"]
+    assert (gpu["min_workers"], gpu["max_workers"], cluster["idle_timeout_minutes"]) == (0, cluster["max_workers"], 10)
+    assert cluster["head_node_type"] in cluster["available_node_types"]
+
+
+@pytest.fixture
+def cluster() -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load((ROOT / "cluster.yaml").read_text())
+
+
+def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted key and value of everything in a tree that is not a mapping."""
+    if not isinstance(tree, dict):
+        return [(prefix, tree)]
+    return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else key)]

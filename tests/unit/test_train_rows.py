@@ -1,0 +1,97 @@
+"""Rows, their order, and how an optimiser step is shared: no torch."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erpo_ray.errors import UsageError
+from erpo_ray.train.rows import Order, examples, fingerprint, micro_batch, order, pairs
+from erpo_ray.types import Example, Pair
+
+
+def example(prompt: tuple[int, ...] = (1, 2), completion: tuple[int, ...] = (3, 4, 5), id: str = "e") -> Example:
+    return Example(id, "p", "refusal", prompt, completion, "")
+
+
+def pair(chosen: tuple[int, ...] = (5,), rejected: tuple[int, ...] = (6, 7)) -> Pair:
+    return Pair("a", "p", (1, 2), (3,), chosen, rejected, 0.5, "safety", "")
+
+
+def test_an_example_and_a_mapping_give_the_same_row() -> None:
+    row = {"id": "e", "prompt_ids": [1, 2], "completion_ids": [3, 4, 5]}
+    assert examples([row], 5) == examples([example()], 5)
+    assert examples([row], 5)[0].tokens == 5
+
+
+def test_the_prefix_of_a_pair_is_context() -> None:
+    (row,) = pairs([pair()], 5)
+    assert row.context == (1, 2, 3)
+    assert row.completions == ((5,), (6, 7))
+    assert (row.weight, row.longest, row.tokens) == (0.5, 5, 9)
+
+
+def test_a_row_over_the_limit_is_refused_not_cut() -> None:
+    with pytest.raises(UsageError, match=r"row e has 5 tokens, the limit is 4.*model\.max_length"):
+        examples([example()], 4)
+
+
+@pytest.mark.parametrize("row", [example(prompt=()), example(completion=())])
+def test_empty_sides_are_refused(row: Example) -> None:
+    with pytest.raises(UsageError, match="row e: an empty prompt or completion"):
+        examples([row], 9)
+
+
+def test_a_pair_of_equal_sides_is_refused() -> None:
+    with pytest.raises(UsageError, match="pair a: chosen and rejected are the same"):
+        pairs([pair((5,), (5,))], 9)
+
+
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(UsageError, match="no rows to train on"):
+        examples([], 9)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 5), st.integers(0, 3))
+def test_an_epoch_visits_every_row_once_in_steps_sorted_by_length(
+    lengths: list[int], batch_size: int, seed: int, epoch: int
+) -> None:
+    found = order(lengths, batch_size, seed, epoch)
+    assert sorted(found) == list(range(len(lengths)))
+    for at in range(0, len(found), batch_size):
+        step = [lengths[i] for i in found[at : at + batch_size]]
+        assert step == sorted(step)
+
+
+def test_the_order_changes_with_the_epoch_and_repeats_with_the_seed() -> None:
+    lengths = list(range(100))
+    sampler = Order(lengths, 10, seed=3)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert first != second
+    again = Order(lengths, 10, seed=3)
+    again.set_epoch(1)
+    assert list(again) == second
+    assert len(again) == 100
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "workers", "expected"),
+    [(16, 8, 1, (8, 2)), (16, 8, 2, (8, 1)), (12, 8, 1, (6, 2)), (8, 100, 1, (8, 1)), (7, 4, 1, (1, 7))],
+)
+def test_a_step_takes_exactly_the_batch(batch: int, micro: int, workers: int, expected: tuple[int, int]) -> None:
+    assert micro_batch(batch, micro, workers) == expected
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(16, 3), (2, 4)])
+def test_a_batch_that_workers_cannot_share_is_refused(batch: int, workers: int) -> None:
+    with pytest.raises(UsageError, match=f"batch_size {batch} cannot be shared evenly by {workers} training workers"):
+        micro_batch(batch, 8, workers)
+
+
+def test_the_fingerprint_tells_rows_apart() -> None:
+    assert fingerprint(examples([example()], 9)) == fingerprint(examples([example()], 8))
+    assert fingerprint(examples([example()], 9)) != fingerprint(examples([example(completion=(3, 4))], 9))
+    assert fingerprint(examples([example((1, 2), (3,))], 9)) != fingerprint(examples([example((1,), (2, 3))], 9))
