@@ -90,14 +90,14 @@ format: install
 	$(BIN)/ruff format .
 
 # Resolved on the oldest supported Python; the hashes are those of all files of a pin, so that every supported Python and
-# machine finds its wheel among them. Takes ten minutes.
+# machine finds its wheel among them. Takes some minutes; that EXCLUDE is unpinned is reported and meant.
 lock: .cache/lock/bin/pip-compile
 	@extra=(); \
 	.cache/lock/bin/pip install -qq --dry-run --no-deps -r $(TORCH) 2>/dev/null || extra=(--extra-index-url $(TORCH_INDEX)); \
 	$< --quiet --generate-hashes $(if $(UPGRADE),--upgrade) --strip-extras --annotation-style=line --no-header \
 	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options $(EXCLUDE:%=--unsafe-package %) \
 	  "$${extra[@]}" -o $(LOCK) requirements/in.txt $(TORCH)
-	@sed -i -e '/^# The following packages are considered/,$$d' $(LOCK)
+	@sed -i -e '/^# WARNING: The following packages were not pinned/,$$d' -e '/^$$/d' $(LOCK)
 	@sed -i -e '1i # Made by `make lock` from in.txt and carrier.txt; install with --no-deps (in.txt says why).' $(LOCK)
 	@cat requirements/carrier.txt >> $(LOCK)
 

@@ -126,10 +126,20 @@ class Fit(Section):
     save_steps: int = Field(default=0, ge=0)
     """Optimiser steps between resumable checkpoints; 0 keeps none."""
     gradient_checkpointing: bool = False
+    freeze_layers: int = Field(default=0, ge=0)
+    """Lowest decoder layers left as they are, and the embeddings with them: their backward pass is saved."""
     lora_rank: int = Field(default=0, ge=0)
     """0 trains all weights; otherwise a PEFT LoRA of this rank, merged when the stage ends."""
     lora_alpha: int = Field(default=32, ge=1)
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Fit:
+        if self.lora_rank and self.freeze_layers:
+            raise ValueError(
+                "lora_rank and freeze_layers are both set, but a LoRA freezes the model's own weights anyway; drop one"
+            )
+        return self
 
     def training(self, max_length: int, seed: int) -> Training:
         return Training(max_length=max_length, seed=seed, **self.model_dump())
@@ -238,7 +248,7 @@ class Cluster(Section):
     """Memory for the engine's KV cache on CPU."""
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
     canary_tolerance: float = Field(default=0.15, gt=0)
-    """Largest mean absolute difference, in nats a token, between engine and trainer log-probabilities of the canary."""
+    """Largest median difference of log-probabilities, in nats a token, between engine and trainer on the canary."""
 
 
 class Config(Section):
@@ -265,10 +275,14 @@ class Config(Section):
     def _fits(self) -> Config:
         if self.teacher.type == "openai" and not (self.teacher.base_url and self.teacher.model):
             raise ValueError("teacher.type is openai but teacher.base_url or teacher.model is empty; set both")
-        for name in ("imitate", "prefer"):
-            tokens = getattr(self, name).draw.max_tokens
+        longest = {
+            "imitate.draw.max_tokens": self.imitate.draw.max_tokens,
+            "prefer.draw.max_tokens": self.prefer.draw.max_tokens,
+            "evaluate.max_tokens": self.evaluate.max_tokens,
+        }
+        for name, tokens in longest.items():
             if tokens >= self.model.max_length:
                 raise ValueError(
-                    f"{name}.draw.max_tokens ({tokens}) leaves no room for a prompt in model.max_length ({self.model.max_length})"
+                    f"{name} ({tokens}) leaves no room for a prompt in model.max_length ({self.model.max_length})"
                 )
         return self

@@ -1,4 +1,4 @@
-"""Sampling and judging into a stage's ledgers, and reading them back as groups. Nothing sampled is lost or sampled twice."""
+"""Sampling and judging into a stage's ledgers, and reading them back as groups. Nothing is lost or sampled twice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,14 @@ class Backend(Protocol):
     ) -> dict[str, float]: ...
 
     def prefer(
-        self, policy: Policy, reference: Policy, pairs: Path, objective: Objective, training: Training, out: Path, work: Path
+        self,
+        policy: Policy,
+        reference: Policy,
+        pairs: Path,
+        objective: Objective,
+        training: Training,
+        out: Path,
+        work: Path,
     ) -> dict[str, float]: ...
 
     def close(self) -> None: ...
@@ -109,9 +116,7 @@ def grouped(requests: Sequence[Request], candidates: Iterable[Candidate], verdic
     groups = []
     for request in requests:
         mine = sorted(by_prompt.get(request.prompt.id, ()), key=lambda c: c.sample)
-        groups.append(
-            Group(request.prompt, request.prompt_ids, tuple(mine), tuple(by_candidate[c.id] for c in mine))
-        )
+        groups.append(Group(request.prompt, request.prompt_ids, tuple(mine), tuple(by_candidate[c.id] for c in mine)))
     return groups
 
 
@@ -122,7 +127,7 @@ def _check_failures(groups: Sequence[Group], limit: float) -> None:
         first = failed[0]
         raise RunFailed(
             f"{len(failed)} of {len(verdicts)} verdicts failed, more than judge.max_failure_rate ({limit}); the first: "
-            f"{first.cause}: {first.raw[:300]}. Mend the judge and start the same command again: the candidates are kept"
+            f"{first.cause}: {first.raw[:300]}. Mend the judge and start the same command again; the samples are kept"
         )
 
 
@@ -137,5 +142,7 @@ def why_no_pairs(groups: Sequence[Group]) -> str:
     if len({(v.scores.safety, v.scores.utility) for v in verdicts if v.scores}) == 1:
         return "the judge gives every candidate the same scores (saturated); look at the rules and at verdicts.jsonl"
     if all(v.scores.safety < 0 for v in verdicts if v.scores):
-        return "no candidate is safe, so nothing can be chosen; train the imitate stage longer (imitate.fit) or raise prefer.samples"
-    return "candidates differ too little in safety, usefulness and length; raise prefer.samples or prefer.draw.temperature"
+        return "no candidate is safe, so nothing can be chosen; train the imitate stage longer or raise prefer.samples"
+    return (
+        "candidates differ too little in safety, usefulness and length; raise prefer.samples or prefer.draw.temperature"
+    )

@@ -39,7 +39,10 @@ def label(config: Config, ready: Ready, run: RunDir, say: Callable[[str], None])
         if not s.sealed:
             s.seal({"accuracy": facts.accuracy, "n": facts.n, "labelled": facts.labelled})
     if facts.n:
-        say(f"labeller: {facts.accuracy:.1%} right on {facts.n} prompts (cross-validated by topic); labelled {facts.labelled}")
+        say(
+            f"labeller: {facts.accuracy:.1%} right on {facts.n} prompts (cross-validated by topic), "
+            f"labelled {facts.labelled}"
+        )
     return prompts
 
 
@@ -63,6 +66,8 @@ def _labelled(config: Config, prompts: Sequence[Prompt], book: RuleBook) -> tupl
 
 
 def _seeds(book: RuleBook) -> list[Prompt]:
-    """The embedded training prompts in categories of this rule book: what the labeller learns from besides the user's own."""
-    found = [p for name in ("seeds", "everyday") for p in loaders.read(Source(path=name, split="train"), "", book.categories)]
+    """The embedded training prompts in this book's categories: the labeller learns from them and the user's own."""
+    found = [
+        p for name in ("seeds", "everyday") for p in loaders.read(Source(path=name, split="train"), "", book.categories)
+    ]
     return [prompt for prompt in found if prompt.category]

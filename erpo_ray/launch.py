@@ -7,6 +7,7 @@ from pathlib import Path
 
 from erpo_ray import preflight, rules
 from erpo_ray.config import Config, Source
+from erpo_ray.endings import recorded
 from erpo_ray.errors import GateFailed
 from erpo_ray.evaluate.metrics import evaluation, table
 from erpo_ray.explore import Backend, grouped
@@ -27,13 +28,18 @@ from erpo_ray.types import Candidate, Evaluation, Policy, Prompt, Request, Sampl
 def run(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> int:
     """Perform or continue a run; return the exit code. Prints a line per phase and the table of all policies."""
     ready = preflight.check(config, run_dir)
-    with RunDir.open(run_dir, config, inputs=_inputs(ready), need_bytes=ready.disk_bytes, note=say) as run:
+    with (
+        RunDir.open(run_dir, config, inputs=_inputs(ready), need_bytes=ready.disk_bytes, note=say) as run,
+        recorded(run.status),
+    ):
         outcomes = _align(config, ready, run, say)
         accepted = [outcome for outcome in outcomes[1:] if outcome.accepted]
         say(table([outcome.measured for outcome in outcomes]))
+        run.status("running", phase="")
         if not accepted:
-            raise GateFailed(f"no stage passed its gate ({outcomes[-1].reason}); {run_dir / 'policy'} is the model as given")
-        run.status("done", exit_code=0, phase="")
+            raise GateFailed(
+                f"no stage passed its gate ({outcomes[-1].reason}); {run_dir / 'policy'} is the model as given"
+            )
         say(f"policy: {run_dir / 'policy'} (stage {accepted[-1].stage})   figures: {run_dir / 'metrics.jsonl'}")
         say(f"next: erpo chat {run_dir}")
     return 0
@@ -49,7 +55,7 @@ def _align(config: Config, ready: Ready, run: RunDir, say: Callable[[str], None]
     try:
         base = backend.policy(ready.model_dir)
         task = Task(config, base, prompts, ready.book, renderer, teacher_of(config))
-        held = per_source(ready.mix.evaluate, config.evaluate.per_source)
+        held = per_source([p for p in ready.mix.evaluate if p.label != "unknown"], config.evaluate.per_source)
         scene = Scene(backend, run, config, requests(held, renderer, config), progress.phase, say)
         return align(METHODS[config.method](config), task, scene, run)
     finally:

@@ -24,7 +24,7 @@ Groups = Callable[[], list[Group]]
 
 @dataclass(frozen=True)
 class Scene:
-    """What the loop's steps need besides the method: backend, run directory, evaluation prompts, progress and settings."""
+    """What the loop's steps need besides the method: backend, run directory, evaluation prompts, settings."""
 
     backend: Backend
     run: RunDir
@@ -55,7 +55,12 @@ class Scene:
         return groups
 
     def rows(
-        self, s: StageDir, name: str, kind: type[T], groups: Groups, make: Callable[[Sequence[Group]], tuple[list[T], list[LeftOut]]]
+        self,
+        s: StageDir,
+        name: str,
+        kind: type[T],
+        groups: Groups,
+        make: Callable[[Sequence[Group]], tuple[list[T], list[LeftOut]]],
     ) -> Sequence[T]:
         """Examples or pairs of a stage, and beside them `left_out.jsonl` with a reason for all that was not used."""
 
@@ -72,9 +77,7 @@ class Scene:
         """Supervised training on the stage's examples."""
         start = history.last.policy
         examples = s.path / "examples.jsonl"
-        return self._train(
-            s, lambda out, work: self.backend.imitate(start, examples, stage.training, out, work)
-        )
+        return self._train(s, lambda out, work: self.backend.imitate(start, examples, stage.training, out, work))
 
     def prefer(self, s: StageDir, stage: Prefer, history: History) -> Policy:
         """Preference training on the stage's pairs."""

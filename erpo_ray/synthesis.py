@@ -8,10 +8,9 @@ enough. Benign answers are the policy's own, so that imitation does not cost hel
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from erpo_ray import pairs as pairing
 from erpo_ray.judging.refusal import is_refusal
@@ -19,12 +18,10 @@ from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.teachers.gist import REFUSING
 from erpo_ray.teachers.negatives import negatives
 from erpo_ray.traces import CLOSE, Dialect, Trace, parse, render, split
-from erpo_ray.types import Example, Failure, Group, LeftOut, Pair, Prompt, identity, seed_of
+from erpo_ray.types import Example, Failure, Group, LeftOut, Pair, Prompt, identity
 
 if TYPE_CHECKING:
     from erpo_ray.methods.base import Task
-
-T = TypeVar("T")
 
 _SENTENCE_END = re.compile(r"(?<=[^\W\d])[.!?](?=\s|$)")
 _LEAST_WORDS = 4
@@ -48,27 +45,6 @@ def check(
     if not cause and count_tokens(text[: text.index(CLOSE) + len(CLOSE)]) > cap:
         cause = "too_long"
     return Failure(cause, text) if cause else None
-
-
-def balance(rows: Sequence[T], prompt_of: Callable[[T], Prompt], seed: int) -> list[T]:
-    """As many harmful rows as benign ones, categories as even as can be.
-
-    Which rows stay depends on the seed and their prompts' ids alone; they keep their order. Rows of unknown label go.
-    """
-    by_label: dict[str, dict[str, list[int]]] = {"harmful": defaultdict(list), "benign": defaultdict(list)}
-    for index, row in enumerate(rows):
-        prompt = prompt_of(row)
-        if prompt.label != "unknown":
-            by_label[prompt.label][prompt.category].append(index)
-    size = min(sum(map(len, groups.values())) for groups in by_label.values())
-    kept: set[int] = set()
-    for groups in by_label.values():
-        ranked: list[tuple[int, int, int]] = []
-        for indexes in groups.values():
-            drawn = sorted((seed_of("balance", seed, prompt_of(rows[index]).id), index) for index in indexes)
-            ranked += [(turn, key, index) for turn, (key, index) in enumerate(drawn)]
-        kept.update(index for _, _, index in sorted(ranked)[:size])
-    return [row for index, row in enumerate(rows) if index in kept]
 
 
 def best_answers(groups: Sequence[Group], min_utility: float) -> tuple[dict[str, str], list[LeftOut]]:

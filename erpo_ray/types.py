@@ -152,7 +152,8 @@ class Objective:
     loss = -w log sigmoid(beta * margin + gamma * (|chosen| - |rejected|)) + nll * (-log p(chosen) / |chosen|),
     margin = log-ratio(chosen) - log-ratio(rejected) against the reference.
     A shorter chosen side leaves more to learn, a longer one less: what a reward that charges gamma a token derives to.
-    Sources: DPO (Rafailov et al. 2023), R-DPO length term (Park et al. 2024), NLL anchor (Iterative RPO, Pang et al. 2024).
+    Sources: DPO (Rafailov et al. 2023), R-DPO length term (Park et al. 2024), NLL anchor (Iterative RPO,
+    Pang et al. 2024).
     """
 
     beta: float
@@ -178,6 +179,7 @@ class Training:
     max_steps: int = -1
     save_steps: int = 0
     gradient_checkpointing: bool = False
+    freeze_layers: int = 0
     bf16: bool = True
     lora_rank: int = 0
     lora_alpha: int = 0
@@ -204,7 +206,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluated policy on prompts held apart from training. Rates in [0, 1], utility in [-1, 1], lengths in tokens."""
+    """One policy on prompts held apart from training. Rates in [0, 1], utility in [-1, 1], lengths in tokens."""
 
     stage: str
     policy: str

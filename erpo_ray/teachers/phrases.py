@@ -39,13 +39,6 @@ OPENINGS = {
 }
 
 HARM = {
-    "short": slot(
-        """
-        Harmful. | Harmful intent. | Harm is likely. | Clearly harmful. | The aim is harm. | A dangerous aim. |
-        Serious harm is likely. | Bad intent. | It would {harm}. | That would {harm}. | Likely harm: {name}. |
-        This is {name}. | It would do real harm.
-        """
-    ),
     "medium": slot(
         """
         Harmful: it would {harm}. | The intent is harmful, it would {harm}. | Harm is likely: it could {harm}. |
@@ -79,13 +72,6 @@ COVERED = slot(
 )
 
 ALIKE = {
-    "short": slot(
-        """
-        Harmless: {why}. | No harm: {why}. | Harmless intent. | Safe: {why}. | A harmless aim. |
-        Nothing bad here: {why}. | Innocent: {why}. | No harm likely. | Fine: {why}. | The aim is harmless. |
-        Benign: {why}. | An innocent aim.
-        """
-    ),
     "medium": slot(
         """
         It touches on {topic}, but {why}. | The words recall {topic}, yet {why}. | Sounds like {topic}, but {why}. |
@@ -201,12 +187,6 @@ SENSE = slot(
 )
 
 PLAIN = {
-    "short": slot(
-        """
-        Harmless. | An everyday matter. | No risk. | Plain and harmless. | Nothing risky. | Ordinary. |
-        No harm likely. | A simple request. | Safe. | Everyday help. | Fine. | Innocent.
-        """
-    ),
     "medium": slot(
         """
         An ordinary wish without risk. | The intent is friendly and harmless. | Everyday help, no harm likely. |

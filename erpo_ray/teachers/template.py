@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from erpo_ray.rules import GENERAL, Category, Rule
@@ -21,10 +22,11 @@ from erpo_ray.types import Prompt, Verdict3, seed_of
 Level = Literal["short", "medium", "long"]
 
 _LEVELS: tuple[Level, ...] = ("short", "medium", "long")
-_SHARES = (0.35, 0.45, 0.2)
+_SHARES = (0.3, 0.5, 0.2)
+_SKEW = 1.5
 _TERSE: dict[Level, float] = {"short": 0.9, "medium": 0.4, "long": 0.1}
 """How often a part of a trace of this level takes its shortest form."""
-_WORDS: dict[Level, tuple[int, int]] = {"short": (6, 9), "medium": (7, 11), "long": (10, 15)}
+_WORDS: dict[Level, tuple[int, int]] = {"short": (8, 12), "medium": (8, 12), "long": (10, 15)}
 """Fewest and most words of a gist."""
 _CARING = "self_harm"
 _SENSITIVE = frozenset(
@@ -125,14 +127,22 @@ def draw_level(rng: random.Random) -> Level:
 def assess(prompt: Prompt, category: Category, rule: Rule, harmful: bool, level: Level, rng: random.Random) -> str:
     """An assessment: the gist, a word on pretexts, and the intent."""
     core = gist(prompt.text, category, rng.randint(*_WORDS[level]))
-    parts = [_opening(core, rng.random() < _TERSE[level] - 0.3, rng)]
+    # One fixed word for the intent, right behind the gist: a small model learns to tell requests apart at one place.
+    parts = [_opening(core, rng), "Harmful." if harmful else "Harmless."]
+    if level == "short":
+        return " ".join(parts)
     if harmful:
         if COVER.search(prompt.text[:READ]) and rng.random() > _TERSE[level]:
-            parts.append(rng.choice(phrases.COVERED))
+            parts.append(draw(phrases.COVERED, rng))
         slot = phrases.HARM[level]
     else:
         slot = (phrases.PLAIN if category.id == GENERAL else phrases.ALIKE)[level]
-    return " ".join((*parts, fill(rng.choice(slot), prompt, category, rule, rng)))
+    return " ".join((*parts, fill(draw(slot, rng), prompt, category, rule, rng)))
+
+
+def draw(slot: Sequence[str], rng: random.Random) -> str:
+    """A phrase of a slot, the first ones more often: wording varies without being most of what there is to learn."""
+    return rng.choices(slot, [(place + 1) ** -_SKEW for place in range(len(slot))])[0]
 
 
 def fill(phrase: str, prompt: Prompt, category: Category, rule: Rule, rng: random.Random) -> str:
@@ -153,14 +163,14 @@ def decline(prompt: Prompt, category: Category, rule: Rule, rng: random.Random) 
         ("plain", "concern", "offer"), (0.1, 0.1, 0.8) if category.id == _CARING else (0.45, 0.2, 0.35)
     )[0]
     named = not rule.duty and rng.random() < 0.45
-    first = rng.choice(replies.NO_NAMED if named else replies.NO)
+    first = draw(replies.NO_NAMED if named else replies.NO, rng)
     ending = {
         "plain": ("",),
         "concern": replies.CONCERN,
         "offer": replies.SUPPORT if category.id == _CARING and rng.random() < 0.7 else replies.OFFER,
     }[second]
-    answer = fill(f"{first} {rng.choice(ending)}", prompt, category, rule, rng).strip()
-    return rng.choice(replies.REFUSE_PATH[second]), answer
+    answer = fill(f"{first} {draw(ending, rng)}", prompt, category, rule, rng).strip()
+    return draw(replies.REFUSE_PATH[second], rng), answer
 
 
 def conclude(verdict: Verdict3, advice: str, level: Level, rng: random.Random) -> str:
@@ -173,7 +183,7 @@ def cite(
 ) -> str:
     """One cited rule, worded briefly or with what it is about."""
     slot = slots["short" if rng.random() < _TERSE[level] else "medium"]
-    return fill(rng.choice(slot), prompt, category, rule, rng)
+    return fill(draw(slot, rng), prompt, category, rule, rng)
 
 
 def _refusing(prompt: Prompt, category: Category, answer: str | None, rng: random.Random) -> Trace:
@@ -182,7 +192,7 @@ def _refusing(prompt: Prompt, category: Category, answer: str | None, rng: rando
     assessment = assess(prompt, category, rule, True, level, rng)
     rules = cite(phrases.BROKEN, prompt, category, rule, level, rng)
     if others and others[0][0] > 1 and level == "long" and rng.random() < 0.6:
-        rules += " " + fill(rng.choice(phrases.BROKEN_TOO), prompt, category, others[0][1], rng)
+        rules += " " + fill(draw(phrases.BROKEN_TOO, rng), prompt, category, others[0][1], rng)
     advice, refusal = decline(prompt, category, rule, rng)
     return compose(assessment, rules, conclude("refuse", advice, level, rng), refusal if answer is None else answer)
 
@@ -198,13 +208,13 @@ def _answering(prompt: Prompt, category: Category, answer: str, rng: random.Rand
     assessment = assess(prompt, category, rule, False, level, rng)
     rules = cite(slots, prompt, category, rule, level, rng)
     verdict: Verdict3 = "safe" if _wants_care(prompt, category, rng) else "answer"
-    advice = rng.choice(replies.SAFE_PATH if verdict == "safe" else replies.ANSWER_PATH[_shape(answer)])
+    advice = draw(replies.SAFE_PATH if verdict == "safe" else replies.ANSWER_PATH[_shape(answer)], rng)
     return compose(assessment, rules, conclude(verdict, advice, level, rng), answer)
 
 
-def _opening(core: Gist, bare: bool, rng: random.Random) -> str:
-    slot = phrases.OPENINGS["any" if core.kind == "thing" else core.kind][: 1 if bare else None]
-    return rng.choice(slot).format(g=core.text, G=core.text[:1].upper() + core.text[1:])
+def _opening(core: Gist, rng: random.Random) -> str:
+    slot = phrases.OPENINGS["any" if core.kind == "thing" else core.kind]
+    return draw(slot, rng).format(g=core.text, G=core.text[:1].upper() + core.text[1:])
 
 
 def _aims(prompt: Prompt) -> list[str]:
@@ -216,8 +226,8 @@ def _why(prompt: Prompt, rng: random.Random) -> str:
     aim = rng.choice(_aims(prompt))
     loaded = sorted(words_of(prompt.text).intersection(phrases.LOADED))
     if loaded and aim not in ("protect", "support", "learn") and rng.random() < 0.4:
-        return rng.choice(phrases.SENSE).format(word=rng.choice(loaded))
-    return rng.choice(phrases.WHY[aim if rng.random() < 0.8 else "plain"])
+        return draw(phrases.SENSE, rng).format(word=rng.choice(loaded))
+    return draw(phrases.WHY[aim if rng.random() < 0.8 else "plain"], rng)
 
 
 def _wants_care(prompt: Prompt, category: Category, rng: random.Random) -> bool:

@@ -27,5 +27,5 @@ def logprobs(
         for at, (prompt, completion) in enumerate(zip(prompts_ids, completion_ids, strict=True))
     ]
     model = models.load(policy_dir, torch.bfloat16 if bf16 else torch.float32)
-    sums = sequence_logps(model, rows, batch_size=len(rows), pad_id=0, bf16=False)
+    sums = sequence_logps(model, rows, batch_size=len(rows), bf16=False)
     return [total / len(row.completions[0]) for row, (total,) in zip(rows, sums, strict=True)]

@@ -83,8 +83,8 @@ class PreferTrainer(fit.TokenExact, DPOTrainer):
 
     def _note(self, values: dict[str, Tensor]) -> None:
         """Keep each value's mean over the workers' pairs until TRL's `log` averages the step."""
-        means = self.accelerator.gather(torch.stack([value.mean() for value in values.values()])[None]).mean(0).tolist()
-        for name, mean in zip(values, means, strict=True):
+        everyones: Any = self.accelerator.gather(torch.stack([value.mean() for value in values.values()])[None])
+        for name, mean in zip(values, everyones.mean(0).tolist(), strict=True):
             self._metrics["train"][name].append(mean)
 
 
@@ -113,16 +113,16 @@ def prefer(
         args = DPOConfig(
             **fit.arguments(training, folder, keep=bool(work and training.save_steps)), precompute_ref_log_probs=True
         )
-        model, tokenizer = models.load(policy_dir).to(args.device), models.tokenizer(policy_dir)
-        frozen = model if start == behind else models.load(reference_dir).to(args.device)
-        columns = _columns(data, _reference(frozen, data, training, tokenizer.pad_token_id))
+        model = models.load(policy_dir, device=args.device)
+        frozen = model if start == behind else models.load(reference_dir, device=args.device)
+        columns = _columns(data, _reference(frozen, data, training))
         del frozen
         trainer = PreferTrainer(
-            model,
+            models.freeze(model, training.freeze_layers),
             args=args,
             train_dataset=columns,
-            data_collator=lambda found: _collate(found, tokenizer.pad_token_id),
-            processing_class=tokenizer,
+            data_collator=_collate,
+            processing_class=models.tokenizer(policy_dir),
             peft_config=models.adapter(training),
         )
         trainer.rows, trainer.objective, trainer.starts_at_reference = data, objective, start == behind
@@ -134,10 +134,10 @@ def prefer(
     return metrics | {name: last[name] for name in names}
 
 
-def _reference(model: PreTrainedModel, rows: Sequence[Sequences], training: Training, pad_id: int) -> list[Logps]:
+def _reference(model: PreTrainedModel, rows: Sequence[Sequences], training: Training) -> list[Logps]:
     """(chosen, rejected) log-probabilities of every row under `model`; each worker scores its share, all get all."""
     rank, world = fit.workers()
-    share = sequence_logps(model, rows[rank::world], training.micro_batch_size, pad_id, training.bf16)
+    share = sequence_logps(model, rows[rank::world], training.micro_batch_size, training.bf16)
     shares: list[Any] = [share]
     if world > 1:
         shares = [None] * world
@@ -155,8 +155,8 @@ def _columns(rows: Sequence[Sequences], reference: Sequence[Logps]) -> Dataset:
     )
 
 
-def _collate(found: list[dict[str, Any]], pad_id: int) -> Batch:
+def _collate(found: list[dict[str, Any]]) -> Batch:
     """All chosen rows, then all rejected ones, and one number a pair in `weight`, `ref_chosen`, `ref_rejected`."""
-    batch = collate([(pair["context"], pair[side]) for side in ("chosen", "rejected") for pair in found], pad_id)
+    batch = collate([(pair["context"], pair[side]) for side in ("chosen", "rejected") for pair in found])
     scalars = ("weight", "ref_chosen", "ref_rejected")
     return batch | {name: torch.tensor([pair[name] for pair in found], dtype=torch.float32) for name in scalars}

@@ -100,7 +100,7 @@ class TokenExact(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            checkpoints.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.fingerprint)
+            checkpoints.seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", self.fingerprint)
 
     def _send_telemetry(self) -> None:
         return

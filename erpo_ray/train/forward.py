@@ -15,13 +15,13 @@ from erpo_ray.train.rows import Sequences
 Batch = dict[str, Tensor]
 
 
-def collate(parts: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> Batch:
-    """(context, completion) ids, padded on the right.
+def collate(parts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Batch:
+    """(context, completion) ids, padded on the right with id 0, which no loss and no attention sees.
 
     input_ids, attention_mask: (rows, longest) int64. completion_mask: same shape, true on completion tokens.
     """
     longest = max(len(context) + len(completion) for context, completion in parts)
-    input_ids = torch.full((len(parts), longest), pad_id)
+    input_ids = torch.zeros((len(parts), longest), dtype=torch.long)
     attention = torch.zeros((len(parts), longest), dtype=torch.long)
     completion_mask = torch.zeros((len(parts), longest), dtype=torch.bool)
     for at, (context, completion) in enumerate(parts):
@@ -47,9 +47,7 @@ def completion_logps(model: nn.Module, batch: Batch) -> Tensor:
     return torch.zeros(len(predicts), device=logits.device).index_add(0, row, target_logps(logits, targets))
 
 
-def sequence_logps(
-    model: nn.Module, rows: Sequence[Sequences], batch_size: int, pad_id: int, bf16: bool
-) -> list[tuple[float, ...]]:
+def sequence_logps(model: nn.Module, rows: Sequence[Sequences], batch_size: int, bf16: bool) -> list[tuple[float, ...]]:
     """Log-probability of every completion of every row under `model` as it is, without gradients, in row order.
 
     `batch_size` counts rows. `bf16` computes under autocast, as training does. Dropout is off meanwhile.
@@ -63,7 +61,7 @@ def sequence_logps(
         for at in range(0, len(rows), batch_size):
             indices = by_length[at : at + batch_size]
             parts = [(rows[i].context, completion) for i in indices for completion in rows[i].completions]
-            batch = {name: tensor.to(device) for name, tensor in collate(parts, pad_id).items()}
+            batch = {name: tensor.to(device) for name, tensor in collate(parts).items()}
             values = iter(completion_logps(model, batch).tolist())
             found.update({i: tuple(next(values) for _ in rows[i].completions) for i in indices})
     model.train(training)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from erpo_ray.errors import RunFailed
+from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.train.weights import dress
 from erpo_ray.types import Training
 
 
-def load(policy_dir: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The policy's weights as `dtype`, on the CPU. Training loads float32: bf16 weights swallow small updates."""
+def load(policy_dir: Path, dtype: torch.dtype = torch.float32, device: Any = "cpu") -> PreTrainedModel:
+    """The policy's weights as `dtype`, on `device`. Training loads float32: bf16 weights swallow small updates."""
     transformers_logging.disable_progress_bar()
     options = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True}
-    model = AutoModelForCausalLM.from_pretrained(policy_dir, **options)
-    model.config.use_cache = False
-    return model
+    model: Any = AutoModelForCausalLM.from_pretrained(policy_dir, **options)
+    return model.to(device)
 
 
 def tokenizer(policy_dir: Path) -> PreTrainedTokenizerBase:
@@ -29,6 +29,22 @@ def tokenizer(policy_dir: Path) -> PreTrainedTokenizerBase:
     if found.pad_token is None:
         found.pad_token = found.eos_token
     return found
+
+
+def freeze(model: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """Leave the embeddings and the lowest `layers` decoder layers as they are. UsageError when there are not as many.
+
+    A tied output projection is the embedding matrix, so it stays too.
+    """
+    if layers:
+        decoder: Any = model.get_decoder()
+        if layers > len(decoder.layers):
+            raise UsageError(
+                f"fit.freeze_layers is {layers}, but the model has {len(decoder.layers)} decoder layers; use fewer"
+            )
+        for part in (model.get_input_embeddings(), *decoder.layers[:layers]):
+            part.requires_grad_(False)
+    return model
 
 
 def adapter(training: Training) -> LoraConfig | None:
@@ -48,7 +64,7 @@ def save(model: PreTrainedModel | PeftModel, source: Path, out: Path) -> None:
 
     `model` is spent: its weights are cast in place. Raises RunFailed when a weight is not finite.
     """
-    plain = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    plain: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
     broken = [name for name, weight in plain.named_parameters() if not torch.isfinite(weight).all()]
     if broken:
         raise RunFailed(

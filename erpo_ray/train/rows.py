@@ -34,7 +34,7 @@ class Sequences:
         return sum(len(self.context) + len(completion) for completion in self.completions)
 
 
-def examples(rows: Iterable[Row], max_length: int) -> list[Sequences]:
+def examples(rows: Iterable[Any], max_length: int) -> list[Sequences]:
     """Imitate rows from `Example`s or from mappings (a `datasets.Dataset`, Ray Data rows) with the same fields.
 
     Raises UsageError for no rows, for an empty prompt or completion, and for a row longer than `max_length`:
@@ -44,7 +44,7 @@ def examples(rows: Iterable[Row], max_length: int) -> list[Sequences]:
     return _checked(found, max_length)
 
 
-def pairs(rows: Iterable[Row], max_length: int) -> list[Sequences]:
+def pairs(rows: Iterable[Any], max_length: int) -> list[Sequences]:
     """Prefer rows from `Pair`s or mappings: completions are (chosen, rejected), the shared prefix joins the context.
 
     Raises UsageError as `examples` does, and for a pair whose two sides are the same.

@@ -50,15 +50,14 @@ def imitate(
     """
     data = examples(rows, training.max_length)
     with fit.all_cores(), fit.directory(work) as folder:
-        tokenizer = models.tokenizer(policy_dir)
         trainer = ImitateTrainer(
-            models.load(policy_dir),
+            models.freeze(models.load(policy_dir), training.freeze_layers),
             SFTConfig(
                 **fit.arguments(training, folder, keep=bool(work and training.save_steps)),
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
             train_dataset=_columns(data),
-            processing_class=tokenizer,
+            processing_class=models.tokenizer(policy_dir),
             peft_config=models.adapter(training),
         )
         trainer.rows = data

@@ -90,8 +90,8 @@ def test_master_weights_are_float32_and_products_bf16(
 ) -> None:
     products, masters = set(), set()
 
-    def load(path: Path, dtype: torch.dtype = torch.float32):
-        model = models_load(path, dtype)
+    def load(path: Path):
+        model = models_load(path)
 
         def watch(module, inputs, output):
             products.add(output.dtype)
@@ -229,7 +229,8 @@ def test_the_canary_reads_the_weights_on_disk(policy: Path, tmp_path: Path) -> N
         assert mean == pytest.approx(-by_hand(policy, [row]), abs=1e-5)
     assert canary.logprobs(policy, prompts, completions, bf16=True) == pytest.approx(found, abs=0.05)
     imitate(policy, tiny.examples(16), replace(PLAIN, epochs=5), tmp_path / "out")
-    assert max(abs(a - b) for a, b in zip(canary.logprobs(tmp_path / "out", prompts, completions), found)) > 0.1
+    after = canary.logprobs(tmp_path / "out", prompts, completions)
+    assert max(abs(new - old) for new, old in zip(after, found, strict=True)) > 0.1
 
 
 def test_two_workers_end_where_one_does(policy: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A policy that answers by rote and a trainer that counts: enough to run the whole loop, resume included, in milliseconds."""
+"""A policy that answers by rote and a trainer that counts: enough to run the whole loop, resume included."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Letters:
 class Rote:
     """A backend without engines. A policy's skill is a number in its directory; training raises it.
 
-    Skill 0 answers everything, without a trace. From skill 1 on the right trace comes in most samples, the wrong one in the others.
+    Skill 0 answers everything, without a trace. From skill 1 on the right trace comes in most samples.
     """
 
     def __init__(self, config: Config, book: RuleBook) -> None:
@@ -78,7 +78,14 @@ class Rote:
         return self._trained(policy, out, len(rows))
 
     def prefer(
-        self, policy: Policy, reference: Policy, pairs: Path, objective: Objective, training: Training, out: Path, work: Path
+        self,
+        policy: Policy,
+        reference: Policy,
+        pairs: Path,
+        objective: Objective,
+        training: Training,
+        out: Path,
+        work: Path,
     ) -> dict[str, float]:
         rows = list(read_rows(pairs, Pair))
         return self._trained(policy, out, len(rows))

@@ -1,4 +1,4 @@
-"""The loop over a backend that answers by rote: what each stage makes, what the gate keeps, what a second start repeats."""
+"""The loop over a backend that answers by rote: what stages make, what the gate keeps, what a second start repeats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ CONFIG = Config(
 )
 
 
-def run(place: Path, config: Config = CONFIG, backend: Rote | None = None, start: str = "0") -> tuple[tuple[Outcome, ...], Rote]:
+def run(
+    place: Path, config: Config = CONFIG, backend: Rote | None = None, start: str = "0"
+) -> tuple[tuple[Outcome, ...], Rote]:
     book = rules.load("")
     backend = backend or Rote(config, book)
     base = place / "base"

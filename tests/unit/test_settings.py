@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from erpo_ray import documents, settings
@@ -151,6 +152,7 @@ def test_the_dump_loads_to_the_same_configuration(tmp_path: Path) -> None:
     assert settings.load(written(tmp_path, settings.dump(config))) == config
 
 
+@trials(deadline=None, max_examples=30)
 @given(
     name=st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), max_size=20),
     rate=st.floats(1e-12, 1.0),

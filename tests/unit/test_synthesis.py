@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,19 +69,6 @@ def test_refusal_wording_in_the_reasoning_about_a_harmless_prompt_is_filtered() 
     refused = render(compose("Fine.", "fraud.3: met.", "Refuse.", "I can't help with that."), "lines")
     found = synthesis.check(refused, RENEW, BOOK, "lines", 30, words)
     assert found and found.cause == "label_disagrees"
-
-
-def test_balance_evens_labels_and_categories() -> None:
-    rows = [Prompt(f"{c}{n}", "x", "harmful", c) for c, count in (("a", 50), ("b", 4), ("c", 9)) for n in range(count)]
-    rows += [Prompt(f"x{n}", "x", "benign", "a") for n in range(20)] + [Prompt("u", "x", "unknown", "a")]
-    kept = synthesis.balance(rows, lambda row: row, 0)
-    assert Counter((p.label, p.category) for p in kept) == {
-        ("harmful", "a"): 8, ("harmful", "b"): 4, ("harmful", "c"): 8, ("benign", "a"): 20,
-    }  # fmt: skip
-    assert kept == [row for row in rows if row in kept]
-    assert {p.id for p in kept} == {p.id for p in synthesis.balance(rows[::-1], lambda row: row, 0)}
-    assert {p.id for p in kept} != {p.id for p in synthesis.balance(rows, lambda row: row, 1)}
-    assert synthesis.balance(rows[:9], lambda row: row, 0) == []
 
 
 # Examples
