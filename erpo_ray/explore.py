@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from erpo_ray.config import Data
 from erpo_ray.errors import RunFailed
+from erpo_ray.prompts.mixing import Mix
 from erpo_ray.rundir import StageDir
 from erpo_ray.types import (
     Candidate,
@@ -25,6 +27,10 @@ from erpo_ray.types import (
 
 class Backend(Protocol):
     """Where things run: a Ray cluster, or this process. `loop` and the methods see only this."""
+
+    def prompts(self, data: Data, categories: Sequence[str], seed: int) -> Mix:
+        """All prompts of a run, read and mixed: by Ray Data on a cluster."""
+        ...
 
     def policy(self, path: Path) -> Policy:
         """The policy in a model directory, with its version."""

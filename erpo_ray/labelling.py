@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from erpo_ray.config import Config, Source
-from erpo_ray.preflight import Ready
 from erpo_ray.prompts import loaders
 from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.rundir import RunDir
@@ -22,15 +21,17 @@ class Labelling:
     labelled: int
 
 
-def label(config: Config, ready: Ready, run: RunDir, say: Callable[[str], None]) -> tuple[Prompt, ...]:
-    """The training prompts, each with a category of the rule book; kept in the run directory.
+def label(
+    config: Config, book: RuleBook, read: Callable[[], Sequence[Prompt]], run: RunDir, say: Callable[[str], None]
+) -> tuple[Prompt, ...]:
+    """The training prompts that `read` gives, each with a category of the rule book; kept in the run directory.
 
     A category that came with the prompt stays. `labeller.type=given` leaves the rest to the general category.
     """
     with run.stage("labels") as s:
 
         def make() -> Sequence[Prompt]:
-            prompts, facts = _labelled(config, ready.mix.train, ready.book)
+            prompts, facts = _labelled(config, read(), book)
             s.value("labeller.json", Labelling, lambda: facts)
             return prompts
 

@@ -50,9 +50,12 @@ def _align(config: Config, ready: Ready, run: RunDir, say: Callable[[str], None]
 
     progress = Progress()
     renderer = ModelRenderer(ready.model_dir, config.model.trust_remote_code)
-    prompts = label(config, ready, run, say)
     backend = backend_of(config, progress)
     try:
+        categories = tuple(ready.book.categories)
+        prompts = label(
+            config, ready.book, lambda: backend.prompts(config.data, categories, config.seed).train, run, say
+        )
         base = backend.policy(ready.model_dir)
         task = Task(config, base, prompts, ready.book, renderer, teacher_of(config))
         held = per_source([p for p in ready.mix.evaluate if p.label != "unknown"], config.evaluate.per_source)

@@ -10,9 +10,10 @@ from erpo_ray.cluster.job import Job, Progress, train
 from erpo_ray.cluster.pool import Item
 from erpo_ray.cluster.pooled import PooledBackend
 from erpo_ray.cluster.workers import JudgeWorker, engine_settings
-from erpo_ray.config import Config
+from erpo_ray.config import Config, Data
 from erpo_ray.engines.devices import cuda_names
 from erpo_ray.engines.vllm import Engine
+from erpo_ray.prompts.mixing import Mix, gather
 from erpo_ray.rundir.lines import read_rows
 from erpo_ray.types import Policy, Request
 
@@ -23,6 +24,10 @@ class InProcessBackend(PooledBackend):
     def __init__(self, config: Config, progress: Progress = lambda step, steps, metrics: None) -> None:
         self._alone = _Alone(config)
         super().__init__(config, self._alone, progress)
+
+    def prompts(self, data: Data, categories: Sequence[str], seed: int) -> Mix:
+        """All prompts of a run, read here."""
+        return gather(data, categories, seed)
 
     def _train(self, job: Job) -> dict[str, float]:
         if self._alone.engine:

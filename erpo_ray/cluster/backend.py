@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from erpo_ray.cluster import training
 from erpo_ray.cluster.crew import RayCrew
+from erpo_ray.cluster.data import read_prompts
 from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pooled import PooledBackend
 from erpo_ray.cluster.start import join, leave
-from erpo_ray.config import Config
+from erpo_ray.config import Config, Data
+from erpo_ray.prompts.mixing import Mix
 
 
 class RayBackend(PooledBackend):
@@ -17,6 +21,10 @@ class RayBackend(PooledBackend):
         self._joined = join(config.cluster)
         self._workers = RayCrew(config, self._joined)
         super().__init__(config, self._workers, progress)
+
+    def prompts(self, data: Data, categories: Sequence[str], seed: int) -> Mix:
+        """All prompts of a run, each source read by a Ray Data task."""
+        return read_prompts(data, categories, seed)
 
     def close(self) -> None:
         """End the workers; a cluster we started ends too."""

@@ -94,4 +94,4 @@ class CategoryModel:
 def _regression() -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=10.0, max_iter=100, tol=1e-2)
+    return LogisticRegression(C=1.0, max_iter=200)

@@ -58,8 +58,8 @@ class OpenAITeacher:
         """
         messages = _messages(prompt, category, answer, self._dialect)
         failure = Failure("no_reply")
-        for attempt in range(_ATTEMPTS):
-            reply = self._ask(messages, seed + attempt)
+        for _ in range(_ATTEMPTS):
+            reply = self._ask(messages)
             if isinstance(reply, Failure):
                 return reply
             trace = read_reply(reply, answer, self._dialect)
@@ -70,7 +70,7 @@ class OpenAITeacher:
             messages = [*messages, {"role": "assistant", "content": reply}, {"role": "user", "content": again}]
         return failure
 
-    def _ask(self, messages: list[ChatCompletionMessageParam], seed: int) -> str | Failure:
+    def _ask(self, messages: list[ChatCompletionMessageParam]) -> str | Failure:
         import openai
 
         try:
@@ -79,7 +79,6 @@ class OpenAITeacher:
                 messages=messages,
                 temperature=self._settings.temperature,
                 max_tokens=self._settings.max_tokens,
-                seed=seed % 2**31,
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise UsageError(

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from erpo_ray import traces
-from erpo_ray.config import Config
+from erpo_ray.config import Config, Data
 from erpo_ray.judging.rules_judge import RulesJudge
+from erpo_ray.prompts.mixing import Mix, gather
 from erpo_ray.rules import RuleBook
 from erpo_ray.rundir import read_rows
 from erpo_ray.teachers import TemplateTeacher
@@ -54,6 +55,9 @@ class Rote:
         self._book, self._skill = book, 0
         self._judge = RulesJudge(config.judge, book, config.model.dialect, lambda pairs: [0.6] * len(pairs))
         self.worsen: set[str] = set()
+
+    def prompts(self, data: Data, categories: Sequence[str], seed: int) -> Mix:
+        return gather(data, categories, seed)
 
     def policy(self, path: Path) -> Policy:
         return Policy(path, f"skill{(path / 'skill').read_text()}")

@@ -10,7 +10,7 @@ import pytest
 from fakes import PLAIN, Letters, Rote
 
 from erpo_ray import rules
-from erpo_ray.config import Config, Imitate, Prefer, Rounds
+from erpo_ray.config import Config, Data, Imitate, Prefer, Rounds, Source
 from erpo_ray.errors import RunFailed
 from erpo_ray.loop import align
 from erpo_ray.methods import METHODS
@@ -21,7 +21,12 @@ from erpo_ray.scene import Scene
 from erpo_ray.teachers import TemplateTeacher
 from erpo_ray.types import Candidate, Example, Pair, Request, Sampling, Verdict
 
+FRAUD = {"category": "fraud"}
 CONFIG = Config(
+    data=Data(
+        train=(Source(path="seeds", split="train", where=FRAUD),),
+        evaluate=(Source(path="seeds", split="evaluate", where=FRAUD),),
+    ),
     imitate=Imitate(harmful=28, benign=28),
     prefer=Prefer(prompts=28, samples=4, negatives=6),
     rounds=Rounds(count=2),
