@@ -157,6 +157,8 @@ class Imitate(Section):
     answer_hint: str = "Answer helpfully in one to three short sentences."
     """Added to benign prompts while sampling answers, absent from the training row (context distillation)."""
     draw: Draw = Draw(temperature=0.7, max_tokens=96)
+    min_utility: float = Field(default=-0.5, ge=-1, le=1)
+    """Answers below this are not imitated. Too strict a bar leaves more refusals than answers to learn from."""
     trace_cap: int = Field(default=160, ge=16)
     """Longest trace kept, in tokens."""
     fit: Fit = Fit(learning_rate=2e-4, epochs=2, batch_size=16, micro_batch_size=8)

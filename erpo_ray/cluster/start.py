@@ -42,9 +42,10 @@ def join(cluster: Cluster) -> Joined:
     own = None
     if not ray.is_initialized():
         own = _local() if not (cluster.address or os.environ.get("RAY_ADDRESS")) else _remote(cluster.address)
-    # The terminal has progress bars of our own.
+    # The terminal has progress bars of our own; that Ray's are off is not worth a warning.
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))

@@ -77,7 +77,7 @@ class Imitate:
 
     def examples(self, task: Task, groups: Sequence[Group]) -> tuple[list[Example], list[LeftOut]]:
         """One example a prompt: the teacher's trace, then its refusal or the best answer the policy gave."""
-        answers, left_out = synthesis.best_answers(groups, task.config.prefer.min_utility)
+        answers, left_out = synthesis.best_answers(groups, task.config.imitate.min_utility)
         return synthesis.examples(task, self.chosen(task), answers, left_out)
 
     def negatives(self, task: Task, rows: Sequence[Example]) -> list[Pair]:
