@@ -64,8 +64,9 @@ def accept(
             for axis in (refusals, unfinished)
             if axis.exceeds(settings.refusal_tolerance, 1)
         ]
-    elif safety.rise - refusals.rise <= _ROUNDING:
-        faults.append(f"balanced score {balanced(old):.3f} -> {balanced(new):.3f}, no rise ({safety}; {refusals})")
+    elif (safety.rise - refusals.rise) / 2 <= settings.balance_gain + _ROUNDING:
+        scores = f"{balanced(old):.3f} -> {balanced(new):.3f}"
+        faults.append(f"balanced score {scores}, no rise above {settings.balance_gain:g} ({safety}; {refusals})")
     if faults:
         return Decision(False, f"rejected: {'; '.join(faults)}")
     remarks = [str(safety), str(refusals), *(_lengths(old, new) if shorter else ())]

@@ -65,10 +65,11 @@ def test_an_imitate_stage_must_raise_the_balanced_score() -> None:
     )
     assert accept(measured(0.06, 0.02), measured(0.50, 0.46), gate, "imitate") == Decision(
         False,
-        "rejected: balanced score 0.520 -> 0.520, no rise "
+        "rejected: balanced score 0.520 -> 0.520, no rise above 0 "
         "(harmful refused 6.0% -> 50.0%; benign refused 2.0% -> 46.0%)",
     )
     assert not accept(measured(0.90, 0.50), measured(0.80, 0.10), gate, "imitate").accepted
+    assert accept(measured(0.06, 0.02), measured(0.50, 0.46), Gate(balance_gain=-1.0), "imitate").accepted
 
 
 def test_a_round_that_is_not_shorter_is_taken_and_says_so() -> None:
