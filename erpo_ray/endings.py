@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 
 from erpo_ray.errors import ErpoError, Interrupted
 
+_INTERRUPTED = "interrupted; the same command continues"
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -30,7 +32,7 @@ class Tell(Protocol):
 def ending(error: BaseException) -> Ending:
     """What an exception that reached the top means."""
     if isinstance(error, KeyboardInterrupt):
-        error = Interrupted("interrupted; the same command continues")
+        error = Interrupted(_INTERRUPTED)
     if isinstance(error, ErpoError):
         return Ending("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code, str(error))
     return Ending("failed", 1, f"{type(error).__name__}: {error}")
@@ -50,7 +52,10 @@ def recorded(tell: Tell) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM stops the block as Ctrl-C does. Outside the main thread, where no handler can be set, nothing changes."""
+    """SIGTERM stops the block as Ctrl-C does: with Interrupted, since a KeyboardInterrupt becomes exit code 130 above.
+
+    Outside the main thread, where no handler can be set, nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -61,5 +66,7 @@ def terminable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(_INTERRUPTED) from error
     finally:
         signal.signal(signal.SIGTERM, before)

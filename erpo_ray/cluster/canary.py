@@ -32,7 +32,7 @@ class Canary:
         The median, because bfloat16 rounding alone moves a token of probability e^-10 by more than a nat.
         """
         apart = [abs(a - b) for a, b in zip(self.engine, self.trainer, strict=True)]
-        return median(apart) if all(map(math.isfinite, apart)) else math.inf
+        return median(apart) if all(map(math.isfinite, apart)) else math.nan
 
 
 def prove(

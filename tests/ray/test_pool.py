@@ -211,6 +211,10 @@ def test_canary_stops_on_numbers_that_are_none() -> None:
         canary.prove(NEW, [float("nan"), -2.0], [-1.0, -2.0], None, 0.15)
 
 
+def test_one_improbable_token_that_rounding_moves_does_not_stop() -> None:
+    assert canary.prove(NEW, [-1.0, -2.0, -9.0], [-1.0, -2.1, -11.0], None, 0.15).difference == pytest.approx(0.1)
+
+
 def test_canary_stops_when_only_the_trainer_sees_new_weights() -> None:
     old = canary.prove(OLD, [-1.0, -2.0], [-1.0, -2.0], None, 0.15)
     with pytest.raises(RunFailed, match="still gives the log-probabilities of policy old.*0.0500 nats"):

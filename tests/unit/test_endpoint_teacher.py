@@ -74,7 +74,8 @@ def test_the_endpoint_teacher_writes_a_trace(endpoint: Settings, monkeypatch: py
     refusal = teacher.write(FORGE, BOOK.category("fraud"), None, 5)
     assert isinstance(refusal, Trace) and refusal.answer == "I'm sorry, but I can't help with that."
     first = Stub.asked[0]
-    assert (first["model"], first["seed"], first["temperature"], first["max_tokens"]) == ("m", 5, 0.7, 400)
+    assert (first["model"], first["temperature"], first["max_tokens"]) == ("m", 0.7, 400)
+    assert "seed" not in first  # a request with a seed ends vLLM's engine on CPU
     assert (first["key"], first["path"]) == ("Bearer secret", "/v1/chat/completions")
 
 
@@ -96,7 +97,6 @@ def test_an_ill_formed_reply_is_asked_for_once_more(endpoint: Settings) -> None:
     teacher = OpenAITeacher(endpoint, "lines")
     assert isinstance(teacher.write(RENEW, BOOK.category("fraud"), ANSWER, 0), Trace)
     assert "missing_section:assessment" in Stub.asked[1]["messages"][3]["content"]
-    assert Stub.asked[0]["seed"] != Stub.asked[1]["seed"]
     failed = teacher.write(RENEW, BOOK.category("fraud"), ANSWER, 0)
     assert failed == Failure("missing_section:rules", "Assessment: a\nPath: Answer.")
     assert len(Stub.asked) == 4
