@@ -137,6 +137,12 @@ def _check_failures(groups: Sequence[Group], limit: float) -> None:
         )
 
 
+def saturated(groups: Sequence[Group]) -> bool:
+    """Whether the judge gave every one of several candidates, harmful and benign, the same scores."""
+    scores = [(v.scores.safety, v.scores.utility) for g in groups for v in g.verdicts if v.scores]
+    return len({g.prompt.label for g in groups}) > 1 and len(scores) > 1 and len(set(scores)) == 1
+
+
 def why_no_pairs(groups: Sequence[Group]) -> str:
     """The likely cause of a round without a single pair, in a sentence that names a remedy."""
     verdicts = [v for g in groups for v in g.verdicts if v.scores]
@@ -145,7 +151,7 @@ def why_no_pairs(groups: Sequence[Group]) -> str:
     texts = [{c.text for c in g.candidates} for g in groups]
     if all(len(distinct) == 1 for distinct in texts):
         return "all candidates of each prompt are the same text; raise prefer.draw.temperature"
-    if len({(v.scores.safety, v.scores.utility) for v in verdicts if v.scores}) == 1:
+    if saturated(groups):
         return "the judge gives every candidate the same scores (saturated); look at the rules and at verdicts.jsonl"
     if all(v.scores.safety < 0 for v in verdicts if v.scores):
         return "no candidate is safe, so nothing can be chosen; train the imitate stage longer or raise prefer.samples"

@@ -12,7 +12,7 @@ from erpo_ray.config import Config
 from erpo_ray.errors import RunFailed
 from erpo_ray.evaluate.gate import Decision, accept
 from erpo_ray.evaluate.metrics import evaluation, row
-from erpo_ray.explore import Backend, Phase, explore, why_no_pairs
+from erpo_ray.explore import Backend, Phase, explore, saturated, why_no_pairs
 from erpo_ray.methods.base import History, Imitate, Outcome, Prefer, Stage, Task
 from erpo_ray.pairs import median_passing_length
 from erpo_ray.rundir import RunDir, StageDir
@@ -66,7 +66,8 @@ class Scene:
 
         def keep() -> list[T]:
             rows, left_out = make(groups())
-            if not rows:
+            # Off-policy negatives must not hide a judge that tells nothing apart.
+            if not rows or saturated(groups()):
                 raise RunFailed(f"stage {s.path.name} has no {Path(name).stem}: {why_no_pairs(groups())}")
             s.once("left_out.jsonl", LeftOut, lambda: left_out)
             return rows

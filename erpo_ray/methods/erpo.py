@@ -120,15 +120,12 @@ class Prefer:
         return pairing.next_cap(history.last.lengths, rounds.cap_ratio, rounds.cap_min)
 
     def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
-        """Safe over unsafe, answered over refused, useful over empty, short over long; in stage 2 the negatives too.
-
-        Without a single on-policy pair there are none at all: negatives must not hide a judge that tells nothing apart.
-        """
+        """Safe over unsafe, answered over refused, useful over empty, short over long; in stage 2 the negatives too."""
         settings = task.config.prefer
         seed = seed_of(task.config.seed, "pairs", self.round)
         pairs, left_out = pairing.choose(
             groups, settings, cap=self.cap(task, history), prefer_short=self.shorten, seed=seed
         )
-        if pairs and not self.shorten:
+        if not self.shorten:
             pairs += pairing.sample_negatives(history.negatives, settings.negatives, seed)
         return pairs, left_out

@@ -14,6 +14,9 @@ from erpo_ray.train.rows import Sequences
 
 Batch = dict[str, Tensor]
 
+SHORT = 256
+"""Up to this many tokens plain attention beats the fused one on a CPU, whose bf16 backward pass is slow there."""
+
 
 def collate(parts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Batch:
     """(context, completion) ids, padded on the right with id 0, which no loss and no attention sees.
@@ -41,7 +44,9 @@ def completion_logps(model: nn.Module, batch: Batch) -> Tensor:
     predicts = batch["completion_mask"][:, 1:]
     targets = batch["input_ids"][:, 1:][predicts]
     keep = nn.functional.pad(predicts, (0, 1))
-    with _only(keep, model):
+    plain = _unwrapped(model)
+    _choose_attention(plain, batch["input_ids"])
+    with _only(keep, plain):
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     row = predicts.nonzero()[:, 0]
     return torch.zeros(len(predicts), device=logits.device).index_add(0, row, target_logps(logits, targets))
@@ -68,11 +73,23 @@ def sequence_logps(model: nn.Module, rows: Sequence[Sequences], batch_size: int,
     return [found[i] for i in range(len(rows))]
 
 
+def _unwrapped(model: Any) -> Any:
+    while hasattr(model, "module"):
+        model = model.module
+    return model
+
+
+def _choose_attention(model: Any, input_ids: Tensor) -> None:
+    now = model.config._attn_implementation
+    if input_ids.device.type == "cpu" and model._supports_sdpa and now in ("sdpa", "eager"):
+        best = "eager" if input_ids.shape[1] <= SHORT else "sdpa"
+        if best != now:
+            model.set_attn_implementation(best)
+
+
 @contextmanager
 def _only(keep: Tensor, model: Any) -> Iterator[None]:
     """Inside, the output projection of `model` sees the hidden states where `keep` is true, as (n, width)."""
-    while hasattr(model, "module"):
-        model = model.module
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][keep],))
     try:
         yield

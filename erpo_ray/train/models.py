@@ -18,8 +18,7 @@ from erpo_ray.types import Training
 def load(policy_dir: Path, dtype: torch.dtype = torch.float32, device: Any = "cpu") -> PreTrainedModel:
     """The policy's weights as `dtype`, on `device`. Training loads float32: bf16 weights swallow small updates."""
     transformers_logging.disable_progress_bar()
-    options = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True}
-    model: Any = AutoModelForCausalLM.from_pretrained(policy_dir, **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(policy_dir, dtype=dtype, use_safetensors=True)
     return model.to(device)
 
 

@@ -16,8 +16,9 @@ import torch.multiprocessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erpo_ray.errors import RunFailed
-from erpo_ray.train import canary, checkpoints, dpo, models
+from erpo_ray.train import canary, checkpoints, dpo, forward, models
 from erpo_ray.train.dpo import prefer
+from erpo_ray.train.rows import pairs
 from erpo_ray.train.sft import imitate
 from erpo_ray.train.weights import version
 from erpo_ray.types import Example, Objective, Training
@@ -219,6 +220,16 @@ def test_broken_starting_weights_are_named(policy: Path, tmp_path: Path) -> None
     AutoTokenizer.from_pretrained(policy).save_pretrained(tmp_path / "broken")
     with pytest.raises(RunFailed, match="loss is nan at step 1 of 1, before any update.*starting policy"):
         imitate(tmp_path / "broken", tiny.examples(8), PLAIN, tmp_path / "out")
+
+
+def test_attention_for_short_rows_changes_no_number(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, found = models.load(policy), {}
+    for short, name in ((0, "sdpa"), (256, "eager")):
+        monkeypatch.setattr(forward, "SHORT", short)
+        found[name] = forward.sequence_logps(model, pairs(tiny.pairs(8), 64), batch_size=3, bf16=False)
+        assert model.config._attn_implementation == name
+    for ours, theirs in zip(found["sdpa"], found["eager"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
 
 
 def test_the_canary_reads_the_weights_on_disk(policy: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from erpo_ray.prompts import mixing
 from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
 from erpo_ray.scene import Scene
 from erpo_ray.teachers import TemplateTeacher
-from erpo_ray.types import Candidate, Example, Pair, Request, Sampling, Verdict
+from erpo_ray.types import Candidate, Example, Pair, Request, Sampling, Scores, Verdict
 
 FRAUD = {"category": "fraud"}
 CONFIG = Config(
@@ -123,3 +124,14 @@ def test_no_pairs_stops_the_run_with_the_likely_cause(tmp_path: Path):
     config = CONFIG.model_copy(update={"prefer": Prefer(prompts=8, samples=2, negatives=0)})
     with pytest.raises(RunFailed, match="same text; raise prefer.draw.temperature"):
         run(tmp_path, config, Same(config, rules.load("")))
+
+
+def test_a_saturated_judge_stops_the_run_though_negatives_would_fill_the_stage(tmp_path: Path):
+    class Saturated(Rote):
+        def rollouts(self, requests, unjudged, run, stage):
+            for item in super().rollouts(requests, unjudged, run, stage):
+                scored = isinstance(item, Verdict) and "prefer" in stage and "evaluation" not in stage
+                yield replace(item, scores=Scores(1.0, 1.0, 40)) if scored else item
+
+    with pytest.raises(RunFailed, match="01-prefer has no pairs: the judge gives every candidate the same scores"):
+        run(tmp_path, backend=Saturated(CONFIG, rules.load("")))
