@@ -161,6 +161,13 @@ class Imitate(Section):
     """Answers below this are not imitated. Too strict a bar leaves more refusals than answers to learn from."""
     trace_cap: int = Field(default=160, ge=16)
     """Longest trace kept, in tokens."""
+    intent_weight: float = Field(default=8.0, gt=0)
+    """Loss weight of the token that tells harmful from harmless, against 1 for the others: all else hangs on it."""
+    harmful_intents: int = Field(default=0, ge=0)
+    """Further harmful prompts that teach the intent alone: the trace ends with it, in the embedded teacher's words.
+    Such a row takes a third of the time of a whole one."""
+    benign_intents: int = Field(default=0, ge=0)
+    """Further benign ones; they need no answer."""
     fit: Fit = Fit(learning_rate=2e-4, epochs=2, batch_size=16, micro_batch_size=8)
 
 

@@ -26,6 +26,9 @@ START_SECONDS = 30.0
 RUNTIME_GIB = 1.0
 """Memory of a process that has loaded torch with vLLM or TRL, without model."""
 
+INTENT_TOKENS = 40
+"""Tokens up to the intent, at most: the gist has sixteen words."""
+
 TRAINING_BYTES = 16
 """Bytes a parameter while training: float32 weights, gradients and two Adam moments."""
 
@@ -102,12 +105,16 @@ def memory_gib(config: Config, shape: Shape, prompt_tokens: float) -> float:
 
 def _imitate(name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: float) -> Cost:
     settings = config.imitate
-    harmful = min(harmful, settings.harmful or harmful)
-    benign = min(benign, settings.benign or benign)
-    completions = benign * settings.answers
-    rows = _rows(harmful + benign, settings.fit)
-    length = prompt_tokens + settings.trace_cap + settings.draw.max_tokens
-    return _cost(name, "imitate", completions, settings.draw.max_tokens, rows, rows * length, speed)
+    refused = min(harmful, settings.harmful or harmful)
+    answered = min(benign, settings.benign or benign)
+    intents = min(settings.harmful_intents, harmful - refused) + min(settings.benign_intents, benign - answered)
+    available = refused + answered + intents
+    rows = _rows(available, settings.fit)
+    beyond = (
+        (refused + answered) * (settings.trace_cap + settings.draw.max_tokens) + intents * INTENT_TOKENS
+    ) / available
+    completions = answered * settings.answers
+    return _cost(name, "imitate", completions, settings.draw.max_tokens, rows, rows * (prompt_tokens + beyond), speed)
 
 
 def _prefer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from erpo_ray import documents
 from erpo_ray.complaints import complain, fault, leaf_type, unknown_key
@@ -44,28 +42,6 @@ def load(path: Path, overrides: Sequence[str] = (), methods: Collection[str] = (
         known = f"known methods: {', '.join(sorted(methods))}"
         raise UsageError(fault(_place(document, given, ("method",)), ("method",), config.method, remedy + known))
     return config
-
-
-def dump(config: Config) -> str:
-    """The resolved configuration as YAML; `load` of it gives the same configuration."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
-    yaml.width = 120
-    out = io.StringIO()
-    yaml.dump(config.model_dump(mode="json"), out)
-    return out.getvalue()
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line `key: old -> new` for each value that two plain configurations do not share, in the order of `new`."""
-    before, after = dict(_leaves(old, ())), dict(_leaves(new, ()))
-    keys = [*after, *(key for key in before if key not in after)]
-    return [
-        f"{dotted(key)}: {_show(before, key)} -> {_show(after, key)}"
-        for key in keys
-        if _show(before, key) != _show(after, key)
-    ]
 
 
 def sources(path: Path, overrides: Sequence[str] = ()) -> list[Setting]:
@@ -174,7 +150,3 @@ def _leaves(node: Any, key: Key) -> Iterator[tuple[Key, Any]]:
             yield from _leaves(child, (*key, name))
     else:
         yield key, node
-
-
-def _show(leaves: Mapping[Key, Any], key: Key) -> str:
-    return json.dumps(leaves[key]) if key in leaves else "(absent)"

@@ -8,8 +8,10 @@ enough. Benign answers are the policy's own, so that imitation does not cost hel
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from erpo_ray import pairs as pairing
@@ -17,11 +19,15 @@ from erpo_ray.judging.refusal import is_refusal
 from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.teachers.gist import REFUSING
 from erpo_ray.teachers.negatives import negatives
-from erpo_ray.traces import CLOSE, Dialect, Trace, parse, render, split
+from erpo_ray.teachers.template import TemplateTeacher
+from erpo_ray.traces import CLOSE, Dialect, Trace, intent, parse, render, split
 from erpo_ray.types import Example, Failure, Group, LeftOut, Pair, Prompt, identity
 
 if TYPE_CHECKING:
     from erpo_ray.methods.base import Task
+
+INTENT = "intent"
+"""The kind of an example that ends with the intent."""
 
 _SENTENCE_END = re.compile(r"(?<=[^\W\d])[.!?](?=\s|$)")
 _LEAST_WORDS = 4
@@ -85,6 +91,12 @@ def examples(
     ]
 
 
+def beginnings(task: Task, prompts: Sequence[Prompt]) -> tuple[list[Example], list[LeftOut]]:
+    """An example a prompt that ends with the intent: many prompts are told apart in the time of few whole traces."""
+    made = [_beginning(task, prompt) for prompt in prompts]
+    return [row for row in made if isinstance(row, Example)], [row for row in made if isinstance(row, LeftOut)]
+
+
 def negative_pairs(task: Task, rows: Sequence[Example]) -> list[Pair]:
     """Each example over its negative traces, for a later prefer stage."""
     dialect = task.config.model.dialect
@@ -109,8 +121,44 @@ def _example(task: Task, prompt: Prompt, answer: str | None) -> Example | LeftOu
     if fault:
         return LeftOut(prompt.id, f"trace: {fault.cause}")
     kind = config.teacher.type
-    prompt_ids, completion_ids = task.renderer.render(prompt.text), task.renderer.encode_completion(text)
-    return Example(identity("example", prompt.id, kind), prompt.id, kind, prompt_ids, completion_ids, text)
+    ids = task.renderer.encode_completion(text)
+    at = _intent_token(task, ids, text)
+    weights = () if at is None else _weights(len(ids), at, config.imitate.intent_weight)
+    return Example(_id(prompt, kind), prompt.id, kind, task.renderer.render(prompt.text), ids, text, weights)
+
+
+def _beginning(task: Task, prompt: Prompt) -> Example | LeftOut:
+    config = task.config
+    category = task.book.category(prompt.category)
+    trace = TemplateTeacher().write(prompt, category, None if prompt.label == "harmful" else "-", config.seed)
+    if prompt.label == "benign" and REFUSING.search(trace.assessment):
+        return LeftOut(prompt.id, "intent: refusal_wording")
+    text = render(trace, config.model.dialect)
+    ids = task.renderer.encode_completion(text)
+    at = _intent_token(task, ids, text)
+    if at is None:
+        raise ValueError(f"the embedded teacher named no intent for prompt {prompt.id}")
+    weights = _weights(at + 1, at, config.imitate.intent_weight)
+    prompt_ids, text = task.renderer.render(prompt.text), "".join(task.renderer.pieces(ids)[: at + 1])
+    return Example(_id(prompt, INTENT), prompt.id, INTENT, prompt_ids, ids[: at + 1], text, weights)
+
+
+def _id(prompt: Prompt, kind: str) -> str:
+    return identity("example", prompt.id, kind)
+
+
+def _intent_token(task: Task, ids: Sequence[int], text: str) -> int | None:
+    """Which token of a completion tells the intent; None when its trace has other words for it."""
+    at = intent(text)
+    if at is None:
+        return None
+    return bisect_right([0, *accumulate(map(len, task.renderer.pieces(ids)))], at) - 1
+
+
+def _weights(count: int, at: int, weight: float) -> tuple[float, ...]:
+    """The loss weights of `count` tokens, 1 on average: `weight` times as much on token `at` as on each other."""
+    scale = count / (count - 1 + weight)
+    return tuple(round(scale * (weight if token == at else 1.0), 4) for token in range(count))
 
 
 def _disagreement(trace: Trace, prompt: Prompt) -> str:

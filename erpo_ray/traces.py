@@ -49,6 +49,7 @@ _BY_LABEL = {label: name for name, label in LABELS.items()}
 _TAGGED = re.compile(r"<(/?)(" + "|".join(TAGS.values()) + r")>")
 _BY_TAG = {tag: name for name, tag in TAGS.items()}
 _VERDICT = re.compile(r"(?P<refuse>Refuse)\b|(?P<safe>Answer safely)\b|(?P<answer>Answer)\b")
+_INTENT = re.compile(r"\bHarm(?:ful|less)\b")
 _RULE_ID = re.compile(r"(?<![\w.])[a-z][a-z_]*\.[1-9][0-9]{0,3}(?![\w])")
 
 
@@ -83,6 +84,15 @@ def compose(assessment: str, rules: str, path: str, answer: str) -> Trace:
     if verdict is None:
         raise ValueError(f"a path begins with one of {', '.join(WORDS.values())}; found {path[:60]!r}")
     return Trace(assessment, rules, path, answer.strip(), verdict, cited(rules))
+
+
+def intent(text: str) -> int | None:
+    """Where in a completion the intent is told: the last character of the first `Harmful` or `Harmless` in its trace.
+
+    None when the trace names it in other words.
+    """
+    match = _INTENT.search(text, 0, text.find(CLOSE) if CLOSE in text else len(text))
+    return match.end() - 1 if match else None
 
 
 def cited(rules: str) -> tuple[str, ...]:

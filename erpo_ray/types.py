@@ -112,7 +112,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of an imitate stage: loss falls on `completion_ids` only. `kind` says how it was made."""
+    """One row of an imitate stage: loss falls on `completion_ids` only. `kind` says how it was made.
+
+    `weights` holds the loss weight of each completion token (empty: 1 each).
+    """
 
     id: str
     prompt_id: str
@@ -120,6 +123,7 @@ class Example:
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     text: str
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

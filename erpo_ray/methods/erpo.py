@@ -61,6 +61,14 @@ class Imitate:
         settings = task.config.imitate
         return choose_balanced(task.prompts, settings.harmful, settings.benign, seed_of(task.config.seed, self.name))
 
+    def told_apart(self, task: Task) -> list[Prompt]:
+        """The further prompts of which only the intent is taught."""
+        used = {prompt.id for prompt in self.chosen(task)}
+        rest = [prompt for prompt in task.prompts if prompt.id not in used]
+        settings = task.config.imitate
+        seed = seed_of(task.config.seed, self.name)
+        return choose_balanced(rest, settings.harmful_intents, settings.benign_intents, seed)
+
     def requests(self, task: Task, history: History) -> list[Request]:
         """Ask the policy for short answers to the benign prompts; the hint that makes them short is not trained on."""
         settings = task.config.imitate
@@ -76,9 +84,14 @@ class Imitate:
         ]
 
     def examples(self, task: Task, groups: Sequence[Group]) -> tuple[list[Example], list[LeftOut]]:
-        """One example a prompt: the teacher's trace, then its refusal or the best answer the policy gave."""
+        """One example a prompt: the teacher's trace, then its refusal or the best answer the policy gave.
+
+        Behind them the prompts of which only the intent is taught.
+        """
         answers, left_out = synthesis.best_answers(groups, task.config.imitate.min_utility)
-        return synthesis.examples(task, self.chosen(task), answers, left_out)
+        rows, left_out = synthesis.examples(task, self.chosen(task), answers, left_out)
+        beginnings, too = synthesis.beginnings(task, self.told_apart(task))
+        return [*rows, *beginnings], [*left_out, *too]
 
     def negatives(self, task: Task, rows: Sequence[Example]) -> list[Pair]:
         """Off-policy negatives for stage 2: the example over a thought that goes wrong."""

@@ -26,7 +26,7 @@ _SHARES = (0.3, 0.5, 0.2)
 _SKEW = 1.5
 _TERSE: dict[Level, float] = {"short": 0.9, "medium": 0.4, "long": 0.1}
 """How often a part of a trace of this level takes its shortest form."""
-_WORDS: dict[Level, tuple[int, int]] = {"short": (8, 12), "medium": (8, 12), "long": (10, 15)}
+_WORDS: dict[Level, tuple[int, int]] = {"short": (10, 14), "medium": (10, 14), "long": (10, 16)}
 """Fewest and most words of a gist."""
 _CARING = "self_harm"
 _SENSITIVE = frozenset(

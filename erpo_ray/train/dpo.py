@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer
 
 from erpo_ray.errors import RunFailed
 from erpo_ray.train import fit, models
-from erpo_ray.train.forward import Batch, collate, completion_logps, sequence_logps
+from erpo_ray.train.forward import Batch, collate, sequence_logps
 from erpo_ray.train.losses import LN2, preference
 from erpo_ray.train.rows import Row, Sequences, fingerprint, pairs
 from erpo_ray.train.weights import version
@@ -48,7 +48,7 @@ class PreferTrainer(fit.TokenExact, DPOTrainer):
     ) -> Tensor:
         self.tokens += int(inputs["attention_mask"].sum())
         chosen_tokens, rejected_tokens = inputs["completion_mask"].sum(1).chunk(2)
-        chosen, rejected = completion_logps(model, inputs).chunk(2)
+        chosen, rejected = self.logps(model, inputs).chunk(2)
         terms = preference(
             chosen,
             rejected,

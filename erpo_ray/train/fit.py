@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 import torch.distributed
+from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from erpo_ray.errors import RunFailed
 from erpo_ray.train import checkpoints, models
+from erpo_ray.train.forward import Batch, completion_logps
 from erpo_ray.train.rows import Order, Sequences, micro_batch
 from erpo_ray.types import Training
 
@@ -92,9 +94,14 @@ class TokenExact(Trainer):
     """What a checkpoint must belong to; both are set before training starts."""
     tokens = 0
 
+    def logps(self, model: Any, batch: Batch, weights: Tensor | None = None) -> Tensor:
+        """`completion_logps` with the weights cast to bf16 once, however many forward passes it takes."""
+        with self.accelerator.autocast():
+            return completion_logps(model, batch, weights)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return Order([row.longest for row in self.rows], step, self.args.seed)
+        return Order([row.longest for row in self.rows], step, self.args.train_batch_size, self.args.seed)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

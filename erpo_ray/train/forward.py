@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from erpo_ray.train.losses import target_logps
 from erpo_ray.train.rows import Sequences
@@ -16,6 +17,8 @@ Batch = dict[str, Tensor]
 
 SHORT = 256
 """Up to this many tokens plain attention beats the fused one on a CPU, whose bf16 backward pass is slow there."""
+WORTH_SHARING = 8
+"""Fewest tokens of a common beginning for which a pass of its own pays."""
 
 
 def collate(parts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Batch:
@@ -35,21 +38,32 @@ def collate(parts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Batch:
     return {"input_ids": input_ids, "attention_mask": attention, "completion_mask": completion_mask}
 
 
-def completion_logps(model: nn.Module, batch: Batch) -> Tensor:
-    """Summed log-probability of each row's completion, float32, shape (rows,).
+def completion_logps(model: nn.Module, batch: Batch, weights: Tensor | None = None) -> Tensor:
+    """Summed log-probability of each row's completion, float32, shape (rows,); `weights` (as `input_ids`) weigh tokens.
 
     The vocabulary projection, a fifth of the work of a small model, runs on the positions that predict a completion
-    token only. `model` may be wrapped (DDP, PEFT): it is called through its own forward.
+    token only. What all rows begin with (the template's system prompt) is run once and its keys and values are shared.
+    `model` may be wrapped (DDP, PEFT): it is called through its own forward.
     """
+    ids, attention = batch["input_ids"], batch["attention_mask"]
     predicts = batch["completion_mask"][:, 1:]
-    targets = batch["input_ids"][:, 1:][predicts]
+    targets = ids[:, 1:][predicts]
     keep = nn.functional.pad(predicts, (0, 1))
     plain = _unwrapped(model)
-    _choose_attention(plain, batch["input_ids"])
-    with _only(keep, plain):
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    _choose_attention(plain, ids)
+    # DDP counts on one forward pass a step, and a recomputed one would fill the cache twice.
+    alone = model is plain and not plain.is_gradient_checkpointing
+    past = _beginning(model, ids, shared_length(ids, keep)) if alone else None
+    start = past.get_seq_length() if past else 0
+    with _only(keep[:, start:], plain):
+        logits = model(
+            input_ids=ids[:, start:], attention_mask=attention, past_key_values=past, use_cache=past is not None
+        ).logits
+    logps = target_logps(logits, targets)
+    if weights is not None:
+        logps = logps * weights[:, 1:][predicts]
     row = predicts.nonzero()[:, 0]
-    return torch.zeros(len(predicts), device=logits.device).index_add(0, row, target_logps(logits, targets))
+    return torch.zeros(len(predicts), device=logits.device).index_add(0, row, logps)
 
 
 def sequence_logps(model: nn.Module, rows: Sequence[Sequences], batch_size: int, bf16: bool) -> list[tuple[float, ...]]:
@@ -71,6 +85,32 @@ def sequence_logps(model: nn.Module, rows: Sequence[Sequences], batch_size: int,
             found.update({i: tuple(next(values) for _ in rows[i].completions) for i in indices})
     model.train(training)
     return [found[i] for i in range(len(rows))]
+
+
+def shared_length(input_ids: Tensor, keep: Tensor) -> int:
+    """How many tokens all rows begin with, as far as no row predicts a completion token from them (`keep`)."""
+    same = (input_ids == input_ids[:1]).all(0) & ~keep.any(0)
+    return int(same.int().cumprod(0).sum())
+
+
+def _beginning(model: Any, input_ids: Tensor, length: int) -> DynamicCache | None:
+    """Keys and values of the first `length` tokens, computed once and seen by every row; None where it does not pay.
+
+    Gradients of all rows flow back into them: the loss and its gradient are those of the plain pass.
+    """
+    rows = len(input_ids)
+    cache = DynamicCache(config=model.config)
+    if rows < 2 or length < WORTH_SHARING or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return None
+    with _only(torch.zeros((1, length), dtype=torch.bool, device=input_ids.device), model):
+        model(input_ids=input_ids[:1, :length], past_key_values=cache, use_cache=True)
+    return DynamicCache(
+        [
+            (layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
+            for layer in cache.layers
+            if layer.keys is not None and layer.values is not None
+        ]
+    )
 
 
 def _unwrapped(model: Any) -> Any:

@@ -24,6 +24,8 @@ class Sequences:
     context: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
     weight: float = 1.0
+    token_weights: tuple[float, ...] = ()
+    """Loss weight of each token of the only completion; empty: 1 each."""
 
     @property
     def longest(self) -> int:
@@ -37,10 +39,24 @@ class Sequences:
 def examples(rows: Iterable[Any], max_length: int) -> list[Sequences]:
     """Imitate rows from `Example`s or from mappings (a `datasets.Dataset`, Ray Data rows) with the same fields.
 
-    Raises UsageError for no rows, for an empty prompt or completion, and for a row longer than `max_length`:
-    cutting it would teach an answer without its end.
+    Raises UsageError for no rows, for an empty prompt or completion, for weights that do not fit the completion, and
+    for a row longer than `max_length`: cutting it would teach an answer without its end.
     """
-    found = [Sequences(_get(row, "id"), _ids(row, "prompt_ids"), (_ids(row, "completion_ids"),)) for row in rows]
+    found = [
+        Sequences(
+            _get(row, "id"),
+            _ids(row, "prompt_ids"),
+            (_ids(row, "completion_ids"),),
+            token_weights=tuple(map(float, _get(row, "weights"))),
+        )
+        for row in rows
+    ]
+    for row in found:
+        if row.token_weights and len(row.token_weights) != len(row.completions[0]):
+            raise UsageError(
+                f"row {row.id}: {len(row.token_weights)} weights for {len(row.completions[0])} completion tokens; "
+                "give one each or none"
+            )
     return _checked(found, max_length)
 
 
@@ -64,16 +80,38 @@ def pairs(rows: Iterable[Any], max_length: int) -> list[Sequences]:
     return _checked(found, max_length)
 
 
-def order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
-    """Row indices of one epoch: shuffled, cut into optimiser steps of `batch_size`, each step sorted by length.
+WINDOW = 8
+"""Steps whose rows are sorted together: enough to fill a forward pass with rows of like length."""
 
-    Every step is a fair draw of rows (sorting over many steps would feed all long rows first), and its micro-batches
-    hold rows of like length. Depends on the arguments alone, so every worker and every resumed run sees the same order.
+
+def order(lengths: Sequence[int], batch_size: int, micro_batch_size: int, seed: int, epoch: int) -> list[int]:
+    """Row indices of one epoch, in optimiser steps of `batch_size` made of forward passes of `micro_batch_size` rows.
+
+    The rows are shuffled; within `WINDOW` steps each forward pass takes rows of like length, so that little is padding,
+    and each step takes a short pass with a long one, so that no step sees one kind of row only. A last, smaller step
+    holds what is left over. Depends on the arguments alone: every worker and every resumed run sees the same order.
     """
+    rng = random.Random(seed_of("order", seed, epoch))
     indices = list(range(len(lengths)))
-    random.Random(seed_of("order", seed, epoch)).shuffle(indices)
-    steps = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
-    return [index for step in steps for index in sorted(step, key=lambda i: (lengths[i], i))]
+    rng.shuffle(indices)
+    whole = len(indices) - len(indices) % batch_size
+    steps: list[list[int]] = []
+    for at in range(0, whole, WINDOW * batch_size):
+        rows = sorted(indices[at : min(at + WINDOW * batch_size, whole)], key=lambda i: (lengths[i], i))
+        passes = [rows[at : at + micro_batch_size] for at in range(0, len(rows), micro_batch_size)]
+        steps += _dealt(passes, len(rows) // batch_size, rng)
+    return [index for step in steps for index in step] + sorted(indices[whole:], key=lambda i: (lengths[i], i))
+
+
+def _dealt(passes: Sequence[list[int]], count: int, rng: random.Random) -> list[list[int]]:
+    """Forward passes, short to long, dealt to `count` steps to and fro, the steps in a random order."""
+    steps: list[list[int]] = [[] for _ in range(count)]
+    for at in range(0, len(passes), count):
+        turn = passes[at : at + count]
+        for step, rows in zip(steps if at // count % 2 == 0 else reversed(steps), turn, strict=True):
+            step += rows
+    rng.shuffle(steps)
+    return steps
 
 
 def micro_batch(batch_size: int, micro_batch_size: int, workers: int) -> tuple[int, int]:
@@ -93,14 +131,17 @@ def micro_batch(batch_size: int, micro_batch_size: int, workers: int) -> tuple[i
 
 def fingerprint(rows: Sequence[Sequences]) -> str:
     """A short hash of the rows: a checkpoint of other rows is not continued."""
-    return identity(*(part for row in rows for part in (row.id, row.context, row.completions, row.weight)))
+    return identity(
+        *(part for row in rows for part in (row.id, row.context, row.completions, row.weight, row.token_weights))
+    )
 
 
 class Order:
     """The sampler behind `order`; the trainer calls `set_epoch` before each pass."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self._lengths, self._batch_size, self._seed, self._epoch = lengths, batch_size, seed, 0
+    def __init__(self, lengths: Sequence[int], batch_size: int, micro_batch_size: int, seed: int) -> None:
+        self._lengths, self._seed, self._epoch = lengths, seed, 0
+        self._sizes = batch_size, micro_batch_size
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
@@ -109,7 +150,7 @@ class Order:
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(order(self._lengths, self._batch_size, self._seed, self._epoch))
+        return iter(order(self._lengths, *self._sizes, self._seed, self._epoch))
 
 
 def _checked(rows: list[Sequences], max_length: int) -> list[Sequences]:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
 from erpo_ray.train import fit, models
-from erpo_ray.train.forward import completion_logps
+from erpo_ray.train.forward import Batch, collate
 from erpo_ray.train.rows import Row, Sequences, examples, fingerprint
 from erpo_ray.train.weights import version
 from erpo_ray.types import Training, identity
@@ -23,11 +24,9 @@ class ImitateTrainer(fit.TokenExact, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        labels = inputs["labels"]
-        batch = inputs | {"completion_mask": labels != -100}
         self.tokens += int(inputs["attention_mask"].sum())
         workers = self.accelerator.num_processes
-        return -completion_logps(model, batch).sum() / num_items_in_batch * workers
+        return -self.logps(model, inputs, inputs["weights"]).sum() / num_items_in_batch * workers
 
 
 def imitate(
@@ -40,8 +39,9 @@ def imitate(
 ) -> dict[str, float]:
     """Fine-tune the policy in `policy_dir` on `rows` and write the new one into `out` (rank 0 writes).
 
-    rows: `Example`s, or mappings with `id`, `prompt_ids`, `completion_ids`; loss falls on completions, weighted by
-    token. The ids are trained on as they are: no template, no cut, no end-of-sequence added.
+    rows: `Example`s, or mappings with `id`, `prompt_ids`, `completion_ids`, `weights`; loss falls on completions: the
+    weighted sum over the tokens of a step by their number. The ids are trained on as they are: no template, no cut, no
+    end-of-sequence added.
     work: folder for checkpoints, kept every `training.save_steps` steps and continued when the same rows and settings
     come again. report: called with (step, steps, metrics) after each step.
     Runs alone or in every process of an initialised torch.distributed group.
@@ -57,6 +57,7 @@ def imitate(
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
             train_dataset=_columns(data),
+            data_collator=_collate,
             processing_class=models.tokenizer(policy_dir),
             peft_config=models.adapter(training),
         )
@@ -68,13 +69,22 @@ def imitate(
 
 
 def _columns(rows: Sequence[Sequences]) -> Dataset:
-    """`labels` repeat the completion, -100 on the context: the trainer counts the tokens of a step by them."""
     return Dataset.from_list(
         [
             {
-                "input_ids": [*row.context, *row.completions[0]],
-                "labels": [-100] * len(row.context) + [*row.completions[0]],
+                "context": row.context,
+                "completion": row.completions[0],
+                "weights": row.token_weights or (1.0,) * len(row.completions[0]),
             }
             for row in rows
         ]
     )
+
+
+def _collate(found: list[dict[str, Any]]) -> Batch:
+    """`collate`, the loss weight of each position, and `labels`: the trainer counts the tokens of a step by them."""
+    batch = collate([(row["context"], row["completion"]) for row in found])
+    weights = torch.zeros(batch["input_ids"].shape)
+    weights[batch["completion_mask"]] = torch.tensor([weight for row in found for weight in row["weights"]])
+    labels = batch["input_ids"].masked_fill(~batch["completion_mask"], -100)
+    return batch | {"weights": weights, "labels": labels}

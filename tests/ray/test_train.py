@@ -60,6 +60,18 @@ def test_the_first_loss_is_the_mean_over_completion_tokens(policy: Path, tmp_pat
     assert found["steps"] == 1
 
 
+def test_token_weights_weigh_the_loss(policy: Path, tmp_path: Path) -> None:
+    rows = tiny.examples(8)
+    halved = [replace(row, weights=(0.5,) * len(row.completion_ids)) for row in rows]
+    found = imitate(policy, halved, PLAIN, tmp_path / "halved")
+    assert found["loss_first"] == pytest.approx(0.5 * by_hand(policy, rows), abs=1e-4)
+    first = [replace(row, weights=(1.0,) + (0.0,) * (len(row.completion_ids) - 1)) for row in rows]
+    cut = [replace(row, completion_ids=row.completion_ids[:1]) for row in rows]
+    tokens = sum(len(row.completion_ids) for row in rows)
+    found = imitate(policy, first, PLAIN, tmp_path / "first")
+    assert found["loss_first"] == pytest.approx(by_hand(policy, cut) * len(rows) / tokens, abs=1e-4)
+
+
 def test_imitating_learns_and_writes_a_whole_model_directory(policy: Path, tmp_path: Path) -> None:
     rows, seen = tiny.examples(16), []
     found = imitate(
@@ -230,6 +242,36 @@ def test_attention_for_short_rows_changes_no_number(policy: Path, monkeypatch: p
         assert model.config._attn_implementation == name
     for ours, theirs in zip(found["sdpa"], found["eager"], strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_a_common_beginning_run_once_changes_neither_losses_nor_gradients(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beginning = tuple(range(3, 15))
+    rows = [(beginning + row.prompt_ids, row.completion_ids) for row in tiny.examples(5)] + [
+        (beginning, (*beginning, 2))
+    ]
+    batch = forward.collate(rows)
+    found, passes = {}, []
+    for name, worth in (("shared", 8), ("plain", 10_000)):
+        monkeypatch.setattr(forward, "WORTH_SHARING", worth)
+        model = models.load(policy)
+        model.model.register_forward_hook(lambda _, __, out: passes.append(tuple(out[0].shape[:2])))
+        logps = forward.completion_logps(model, batch)
+        (logps * torch.arange(1.0, 7.0)).sum().backward()
+        found[name] = logps, [weight.grad for weight in model.parameters()]
+    longest = batch["input_ids"].shape[1]
+    assert passes == [(1, 11), (6, longest - 11), (6, longest)]
+    assert torch.allclose(found["shared"][0], found["plain"][0], atol=1e-4)
+    for shared, plain in zip(found["shared"][1], found["plain"][1], strict=True):
+        assert torch.allclose(shared, plain, atol=1e-3, rtol=1e-4)
+
+
+def test_what_is_shared_ends_before_the_first_predicting_token() -> None:
+    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, 4]])
+    keep = torch.tensor([[False, False, False, True, False], [False, False, True, True, False]])
+    assert forward.shared_length(ids, keep) == 2
+    assert forward.shared_length(ids, torch.zeros_like(keep)) == 4
 
 
 def test_the_canary_reads_the_weights_on_disk(policy: Path, tmp_path: Path) -> None:

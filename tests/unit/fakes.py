@@ -38,6 +38,9 @@ class Letters:
     def encode_completion(self, text: str) -> tuple[int, ...]:
         return (*map(ord, text), 0)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [chr(id) if id else "" for id in ids]
+
     def count(self, text: str) -> int:
         return len(text.split())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,18 @@ def test_stages_in_the_papers_order_each_with_its_row(tmp_path: Path):
     assert [outcome.evaluation.harmful_refused.value for outcome in outcomes] == [0, 1, 1, 1, 1]
     assert [outcome.evaluation.benign_refused.value for outcome in outcomes] == [0, 0, 0, 0, 0]
     assert (tmp_path / "run" / "policy" / "skill").read_text() == "4"
+
+
+def test_further_prompts_teach_their_intent_and_cost_no_sample(tmp_path: Path):
+    imitate = Imitate(harmful=28, benign=28, harmful_intents=5, benign_intents=9)
+    _, backend = run(tmp_path, CONFIG.model_copy(update={"imitate": imitate}))
+    rows = list(read_rows(tmp_path / "run/stages/00-imitate/examples.jsonl", Example))
+    told = [row for row in rows if row.kind == "intent"]
+    assert len(rows) - len(told) == 56
+    assert Counter(row.text.rsplit(" ", 1)[1] for row in told) == {"Harmful": 5, "Harmless": 9}
+    assert len({row.prompt_id for row in rows}) == len(rows)
+    sampled = Ledger(Files(), tmp_path / "run/stages/00-imitate/candidates.jsonl", Candidate, read_only=True)
+    assert len(list(sampled)) == 28 * imitate.answers
 
 
 def test_examples_hold_refusals_and_the_policys_own_answers(tmp_path: Path):

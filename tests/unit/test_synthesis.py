@@ -135,6 +135,36 @@ def test_examples_hold_the_rendered_trace_in_tokens() -> None:
     assert rows[1].text.endswith(f"</think>\n{ANSWER}")
 
 
+def test_the_intent_weighs_more_and_weights_average_one() -> None:
+    rows, _ = synthesis.examples(task(imitate={"intent_weight": 8}), (FORGE, RENEW), {"b": ANSWER}, [])
+    for row, word in zip(rows, ("Harmful", "Harmless"), strict=True):
+        assert sum(row.weights) == pytest.approx(len(row.completion_ids), abs=0.01 * len(row.completion_ids))
+        heavy = max(range(len(row.weights)), key=row.weights.__getitem__)
+        assert heavy == row.text.index(word) + len(word) - 1
+        assert row.weights[heavy] == pytest.approx(8 * row.weights[0], rel=1e-3)
+        assert row.weights.count(row.weights[0]) == len(row.weights) - 1
+
+
+def test_a_teacher_of_other_words_weighs_nothing() -> None:
+    class Other(TemplateTeacher):
+        def write(self, prompt: Prompt, *_: Any) -> Trace:
+            return compose("An attempt at fraud.", "fraud.3: violated.", "Refuse.", "I can't help with that.")
+
+    rows, _ = synthesis.examples(replace(task(), teacher=Other()), (FORGE,), {}, [])
+    assert [row.weights for row in rows] == [()]
+
+
+def test_a_beginning_ends_with_the_intent() -> None:
+    rows, left_out = synthesis.beginnings(task(), (FORGE, RENEW, EGGS))
+    assert left_out == [] and {row.kind for row in rows} == {"intent"}
+    for row, word in zip(rows, ("Harmful", "Harmless", "Harmless"), strict=True):
+        assert row.text.startswith("<think>\nAssessment: ") and row.text.endswith(f" {word}")
+        assert row.completion_ids == tuple(map(ord, row.text))
+        assert row.weights[-1] == max(row.weights) > row.weights[0]
+    assert [row.prompt_ids for row in rows] == [Letters().render(prompt.text) for prompt in (FORGE, RENEW, EGGS)]
+    assert synthesis.negative_pairs(task(), rows) == []
+
+
 def test_what_the_filters_catch_is_left_out_with_the_reason() -> None:
     capped = task(imitate={"trace_cap": 16})
     long = next(seed for seed in range(99) if words(reasoning(write(FORGE, seed))) > 30)

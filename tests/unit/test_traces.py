@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erpo_ray.traces import CAUSES, Dialect, Step, Trace, cited, compose, parse, render, split, steps
+from erpo_ray.traces import CAUSES, Dialect, Step, Trace, cited, compose, intent, parse, render, split, steps
 from erpo_ray.types import Failure
 
 DIALECTS: tuple[Dialect, ...] = ("lines", "tags")
@@ -54,6 +54,19 @@ def test_compose_reads_verdict_and_rules_from_the_texts() -> None:
     assert (trace.assessment, trace.answer, trace.verdict) == ("a b", "y", "safe")
     assert trace.cited == ("mass_harm.12", "child_safety.3")
     assert cited("fraud.2, fraud.1: and fraud.2.") == ("fraud.2", "fraud.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("<think>\nAssessment: Pick a lock. Harmless. Harmful words.\n</think>\nYes.", "Harmless"),
+        ("<think>\nAssessment: Pick a lock. Harmful", "Harmful"),
+        ("<think>\nAssessment: harmful.\n</think>\nHarmful.", None),
+        ("Harm and Harmlessness.", None),
+    ],
+)
+def test_the_intent_is_told_in_the_trace_or_not_at_all(text: str, found: str | None) -> None:
+    assert intent(text) == (text.index(found) + len(found) - 1 if found else None)
 
 
 @pytest.mark.parametrize("path", ["", "Answering.", "refuse.", "Refused.", "We refuse."])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +23,7 @@ def pair(chosen: tuple[int, ...] = (5,), rejected: tuple[int, ...] = (6, 7)) -> 
 
 
 def test_an_example_and_a_mapping_give_the_same_row() -> None:
-    row = {"id": "e", "prompt_ids": [1, 2], "completion_ids": [3, 4, 5]}
+    row = {"id": "e", "prompt_ids": [1, 2], "completion_ids": [3, 4, 5], "weights": []}
     assert examples([row], 5) == examples([example()], 5)
     assert examples([row], 5)[0].tokens == 5
 
@@ -35,6 +38,14 @@ def test_the_prefix_of_a_pair_is_context() -> None:
 def test_a_row_over_the_limit_is_refused_not_cut() -> None:
     with pytest.raises(UsageError, match=r"row e has 5 tokens, the limit is 4.*model\.max_length"):
         examples([example()], 4)
+
+
+def test_weights_are_one_a_completion_token_or_none() -> None:
+    (row,) = examples([replace(example(), weights=(1.0, 1.0, 2.0))], 5)
+    assert row.token_weights == (1.0, 1.0, 2.0)
+    assert fingerprint([row]) != fingerprint(examples([example()], 5))
+    with pytest.raises(UsageError, match="row e: 2 weights for 3 completion tokens"):
+        examples([replace(example(), weights=(1.0, 2.0))], 5)
 
 
 @pytest.mark.parametrize("row", [example(prompt=()), example(completion=())])
@@ -53,25 +64,35 @@ def test_no_rows_are_refused() -> None:
         examples([], 9)
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 5), st.integers(0, 3))
-def test_an_epoch_visits_every_row_once_in_steps_sorted_by_length(
-    lengths: list[int], batch_size: int, seed: int, epoch: int
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 4), st.integers(1, 3), st.integers(0, 5))
+def test_an_epoch_visits_every_row_once_in_passes_sorted_by_length(
+    lengths: list[int], micro: int, passes: int, seed: int
 ) -> None:
-    found = order(lengths, batch_size, seed, epoch)
+    found = order(lengths, micro * passes, micro, seed, 0)
     assert sorted(found) == list(range(len(lengths)))
-    for at in range(0, len(found), batch_size):
-        step = [lengths[i] for i in found[at : at + batch_size]]
-        assert step == sorted(step)
+    for at in range(0, len(found), micro):
+        rows = [lengths[i] for i in found[at : at + micro]]
+        assert rows == sorted(rows)
+
+
+def test_passes_waste_little_and_steps_mix_short_and_long() -> None:
+    lengths = [random.Random(n).choice((70, 75, 80, 130, 150, 190)) for n in range(800)]
+    found = order(lengths, 16, 8, 0, 0)
+    padded = sum(8 * max(lengths[i] for i in found[at : at + 8]) for at in range(0, 800, 8))
+    assert padded < 1.06 * sum(lengths)
+    means = [sum(lengths[i] for i in found[at : at + 16]) / 16 for at in range(0, 800, 16)]
+    assert max(means) - min(means) < 50
+    assert means != sorted(means)
 
 
 def test_the_order_changes_with_the_epoch_and_repeats_with_the_seed() -> None:
     lengths = list(range(100))
-    sampler = Order(lengths, 10, seed=3)
+    sampler = Order(lengths, 10, 5, seed=3)
     first = list(sampler)
     sampler.set_epoch(1)
     second = list(sampler)
     assert first != second
-    again = Order(lengths, 10, seed=3)
+    again = Order(lengths, 10, 5, seed=3)
     again.set_epoch(1)
     assert list(again) == second
     assert len(again) == 100
