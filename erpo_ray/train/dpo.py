@@ -125,7 +125,8 @@ def prefer(
             processing_class=models.tokenizer(policy_dir),
             peft_config=models.adapter(training),
         )
-        trainer.rows, trainer.objective, trainer.starts_at_reference = data, objective, start == behind
+        trainer.order = fit.order(data, training)
+        trainer.objective, trainer.starts_at_reference = objective, start == behind
         trainer.fingerprint = identity("prefer", start, behind, objective, training, fingerprint(data))
         metrics = fit.run(trainer, work, training, report)
         last = next(entry for entry in reversed(trainer.state.log_history) if "sigmoid" in entry)

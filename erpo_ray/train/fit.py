@@ -86,10 +86,16 @@ def all_cores() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def order(rows: Sequence[Sequences], training: Training) -> Order:
+    """The order of the rows, whatever the number of workers."""
+    size, _ = micro_batch(training.batch_size, training.micro_batch_size, 1)
+    return Order([row.longest for row in rows], training.batch_size, size, training.seed)
+
+
 class TokenExact(Trainer):
     """Mixed in before a TRL trainer: our row order, whole checkpoints, no model card, no telemetry."""
 
-    rows: Sequence[Sequences]
+    order: Order
     fingerprint: str
     """What a checkpoint must belong to; both are set before training starts."""
     tokens = 0
@@ -100,8 +106,7 @@ class TokenExact(Trainer):
             return completion_logps(model, batch, weights)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return Order([row.longest for row in self.rows], step, self.args.train_batch_size, self.args.seed)
+        return self.order
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

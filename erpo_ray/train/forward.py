@@ -104,13 +104,12 @@ def _beginning(model: Any, input_ids: Tensor, length: int) -> DynamicCache | Non
         return None
     with _only(torch.zeros((1, length), dtype=torch.bool, device=input_ids.device), model):
         model(input_ids=input_ids[:1, :length], past_key_values=cache, use_cache=True)
-    return DynamicCache(
-        [
-            (layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
-            for layer in cache.layers
-            if layer.keys is not None and layer.values is not None
-        ]
-    )
+    shared = [
+        (layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
+        for layer in cache.layers
+        if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+    ]
+    return DynamicCache(shared)
 
 
 def _unwrapped(model: Any) -> Any:

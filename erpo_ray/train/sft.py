@@ -61,7 +61,7 @@ def imitate(
             processing_class=models.tokenizer(policy_dir),
             peft_config=models.adapter(training),
         )
-        trainer.rows = data
+        trainer.order = fit.order(data, training)
         trainer.fingerprint = identity("imitate", version(policy_dir), training, fingerprint(data))
         metrics = fit.run(trainer, work, training, report)
         fit.finish(trainer, policy_dir, out)
