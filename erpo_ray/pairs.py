@@ -113,7 +113,7 @@ def choose(
             found.extend((group.prompt.label, pair) for pair in pairs)
     mixed = {"harmful", "benign"} <= {group.prompt.label for group in groups}
     found.sort(key=lambda labelled: seed_of(seed, labelled[1].id))
-    kept = _balanced(found, settings.max_pairs, mixed)
+    kept = _balanced(found, settings.max_pairs, mixed, prefer_short)
     ids = {pair.id for pair in kept}
     surplus = [pair for _, pair in found if pair.id not in ids]
     left_out += [LeftOut(pair.prompt_id, f"a surplus {pair.kind} pair: kept out for balance") for pair in surplus]
@@ -216,8 +216,8 @@ def _pair(group: Group, chosen: _Item, rejected: _Item, kind: PairKind) -> Pair:
     )
 
 
-def _balanced(found: Sequence[tuple[Label, Pair]], max_pairs: int, mixed: bool) -> list[Pair]:
-    """At most `max_pairs`, labels in turn and kinds in turn within each.
+def _balanced(found: Sequence[tuple[Label, Pair]], max_pairs: int, mixed: bool, prefer_short: bool) -> list[Pair]:
+    """At most `max_pairs`, labels in turn and kinds in turn within each; `prefer_short` takes length every other time.
 
     If prompts of both labels are `mixed`, neither label and neither of the opposite errors floods.
     """
@@ -230,11 +230,18 @@ def _balanced(found: Sequence[tuple[Label, Pair]], max_pairs: int, mixed: bool) 
         unsafe, refusing = len(harmful.get("safety", ())), len(benign.get("over_refusal", ()))
         harmful["safety"] = harmful.get("safety", [])[: max(_SKEW * refusing, free)]
         benign["over_refusal"] = benign.get("over_refusal", [])[: max(_SKEW * unsafe, free)]
-    by_label = [list(_in_turn(harmful.values())), list(_in_turn(benign.values()))]
+    by_label = [_kinds_in_turn(harmful, prefer_short), _kinds_in_turn(benign, prefer_short)]
     if mixed:
         sizes = [len(pairs) for pairs in by_label]
         by_label = [by_label[0][: max(_SKEW * sizes[1], free)], by_label[1][: max(_SKEW * sizes[0], free)]]
     return list(_in_turn(by_label))[:max_pairs]
+
+
+def _kinds_in_turn(queues: Mapping[PairKind, Sequence[Pair]], prefer_short: bool) -> list[Pair]:
+    if not prefer_short:
+        return list(_in_turn(queues.values()))
+    others = list(_in_turn(queue for kind, queue in queues.items() if kind != "length"))
+    return list(_in_turn((queues.get("length", ()), others)))
 
 
 def _in_turn(queues: Iterable[Sequence[Pair]]) -> Iterator[Pair]:

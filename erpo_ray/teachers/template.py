@@ -22,7 +22,7 @@ from erpo_ray.types import Prompt, Verdict3, seed_of
 Level = Literal["short", "medium", "long"]
 
 _LEVELS: tuple[Level, ...] = ("short", "medium", "long")
-_SHARES = (0.3, 0.5, 0.2)
+_SHARES = (0.15, 0.55, 0.3)
 _SKEW = 1.5
 _TERSE: dict[Level, float] = {"short": 0.9, "medium": 0.4, "long": 0.1}
 """How often a part of a trace of this level takes its shortest form."""

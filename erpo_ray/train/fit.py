@@ -102,6 +102,9 @@ class TokenExact(Trainer):
 
     def logps(self, model: Any, batch: Batch, weights: Tensor | None = None) -> Tensor:
         """`completion_logps` with the weights cast to bf16 once, however many forward passes it takes."""
+        if self.accelerator.num_processes == 1:
+            # Its wrapper copies the logits of the whole batch to float32.
+            model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         with self.accelerator.autocast():
             return completion_logps(model, batch, weights)
 

@@ -218,6 +218,21 @@ def test_kinds_take_turns_within_a_label() -> None:
     assert Counter(pair.kind for pair in pairs(*groups, config=config)) == {"over_refusal": 10, "length": 10}
 
 
+def test_a_round_about_length_takes_length_every_other_time() -> None:
+    groups = error_groups(40, 40)
+    for label in ("harmful", "benign"):
+        for n in range(40):
+            at = prompt(f"l{label}{n}", label)
+            groups.append(group(at, judged(at, 0, "one two", tokens=30), judged(at, 1, "three four", tokens=60)))
+            format_ = judged(at, 1, "three four", tokens=30, well_formed=False)
+            at = prompt(f"f{label}{n}", label)
+            groups.append(group(at, judged(at, 0, "one two", tokens=30), format_))
+    config = SETTINGS.model_copy(update={"max_pairs": 24})
+    for short, length in ((False, 8), (True, 12)):
+        found, _ = choose(groups, config, cap={}, prefer_short=short, seed=1)
+        assert Counter(pair.kind for pair in found)["length"] == length
+
+
 def test_the_seed_decides_which_surplus_is_dropped() -> None:
     config = SETTINGS.model_copy(update={"max_pairs": 5})
     drawn = [choose(error_groups(20, 0), config, cap={}, prefer_short=False, seed=seed)[0] for seed in (1, 1, 2)]
