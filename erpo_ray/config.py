@@ -161,8 +161,9 @@ class Imitate(Section):
     """Answers below this are not imitated. Too strict a bar leaves more refusals than answers to learn from."""
     trace_cap: int = Field(default=160, ge=16)
     """Longest trace kept, in tokens."""
-    intent_weight: float = Field(default=8.0, gt=0)
-    """Loss weight of the token that tells harmful from harmless, against 1 for the others: all else hangs on it."""
+    decision_weight: float = Field(default=8.0, gt=0)
+    """Loss weight of the tokens that decide (harmful or harmless, the verdict, how the answer begins), against 1 for
+    the others."""
     harmful_intents: int = Field(default=0, ge=0)
     """Further harmful prompts that teach the intent alone: the trace ends with it, in the embedded teacher's words.
     Such a row takes a third of the time of a whole one."""

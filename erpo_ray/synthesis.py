@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.teachers.gist import REFUSING
 from erpo_ray.teachers.negatives import negatives
 from erpo_ray.teachers.template import TemplateTeacher
-from erpo_ray.traces import CLOSE, Dialect, Trace, intent, parse, render, split
+from erpo_ray.traces import CLOSE, Dialect, Trace, decisions, intent, parse, render, split
 from erpo_ray.types import Example, Failure, Group, LeftOut, Pair, Prompt, identity
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def _example(task: Task, prompt: Prompt, answer: str | None) -> Example | LeftOu
         return LeftOut(prompt.id, f"trace: {fault.cause}")
     kind = config.teacher.type
     ids = task.renderer.encode_completion(text)
-    at = _intent_token(task, ids, text)
-    weights = () if at is None else _weights(len(ids), at, config.imitate.intent_weight)
+    at = _tokens(task, ids, decisions(text, config.model.dialect))
+    weights = _weights(len(ids), at, config.imitate.decision_weight)
     return Example(_id(prompt, kind), prompt.id, kind, task.renderer.render(prompt.text), ids, text, weights)
 
 
@@ -135,10 +135,11 @@ def _beginning(task: Task, prompt: Prompt) -> Example | LeftOut:
         return LeftOut(prompt.id, "intent: refusal_wording")
     text = render(trace, config.model.dialect)
     ids = task.renderer.encode_completion(text)
-    at = _intent_token(task, ids, text)
-    if at is None:
+    told = intent(text)
+    if told is None:
         raise ValueError(f"the embedded teacher named no intent for prompt {prompt.id}")
-    weights = _weights(at + 1, at, config.imitate.intent_weight)
+    (at,) = _tokens(task, ids, [told])
+    weights = _weights(at + 1, {at}, config.imitate.decision_weight)
     prompt_ids, text = task.renderer.render(prompt.text), "".join(task.renderer.pieces(ids)[: at + 1])
     return Example(_id(prompt, INTENT), prompt.id, INTENT, prompt_ids, ids[: at + 1], text, weights)
 
@@ -147,18 +148,16 @@ def _id(prompt: Prompt, kind: str) -> str:
     return identity("example", prompt.id, kind)
 
 
-def _intent_token(task: Task, ids: Sequence[int], text: str) -> int | None:
-    """Which token of a completion tells the intent; None when its trace has other words for it."""
-    at = intent(text)
-    if at is None:
-        return None
-    return bisect_right([0, *accumulate(map(len, task.renderer.pieces(ids)))], at) - 1
+def _tokens(task: Task, ids: Sequence[int], characters: Sequence[int]) -> set[int]:
+    """The tokens of a completion that hold these characters of its text."""
+    starts = [0, *accumulate(map(len, task.renderer.pieces(ids)))]
+    return {bisect_right(starts, at) - 1 for at in characters}
 
 
-def _weights(count: int, at: int, weight: float) -> tuple[float, ...]:
-    """The loss weights of `count` tokens, 1 on average: `weight` times as much on token `at` as on each other."""
-    scale = count / (count - 1 + weight)
-    return tuple(round(scale * (weight if token == at else 1.0), 4) for token in range(count))
+def _weights(count: int, heavy: Collection[int], weight: float) -> tuple[float, ...]:
+    """The loss weights of `count` tokens, 1 on average: `weight` times as much on the `heavy` ones as on the others."""
+    scale = count / (count - len(heavy) + len(heavy) * weight)
+    return tuple(round(scale * (weight if token in heavy else 1.0), 4) for token in range(count))
 
 
 def _disagreement(trace: Trace, prompt: Prompt) -> str:

@@ -95,6 +95,19 @@ def intent(text: str) -> int | None:
     return match.end() - 1 if match else None
 
 
+def decisions(text: str, dialect: Dialect) -> list[int]:
+    """Where a completion decides, as far as it goes: in its intent, its verdict and the first word of its answer.
+
+    Each is one character of it.
+    """
+    told, starts = intent(text), dict(_starts(text, dialect))
+    found = [] if told is None else [told]
+    if "path" in starts:
+        verdict = _VERDICT.search(text, starts["path"])
+        found += [verdict.start()] if verdict else []
+    return [*found, starts["answer"]] if "answer" in starts else found
+
+
 def cited(rules: str) -> tuple[str, ...]:
     """The rule ids (`fraud.2`) named in a text, in order, each once."""
     return tuple(dict.fromkeys(_RULE_ID.findall(rules)))

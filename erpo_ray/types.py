@@ -210,7 +210,11 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One policy on prompts held apart from training. Rates in [0, 1], utility in [-1, 1], lengths in tokens."""
+    """One policy on prompts held apart from training. Rates in [0, 1], utility in [-1, 1], lengths in tokens.
+
+    `by_category` holds the share of harmful prompts refused, `by_source` the same measures for each source of prompts
+    (empty when there is one source only); the name of the source stands as their `stage`.
+    """
 
     stage: str
     policy: str
@@ -222,6 +226,7 @@ class Evaluation:
     well_formed: Rate
     unfinished: Rate
     by_category: dict[str, Rate] = field(default_factory=dict)
+    by_source: dict[str, Evaluation] = field(default_factory=dict)
 
 
 def _plain(value: object) -> object:

@@ -51,7 +51,8 @@ def mean(values: Sequence[float], least: float = -math.inf, most: float = math.i
 
 
 def evaluation(stage: str, policy_version: str, groups: Iterable[Group]) -> Evaluation:
-    """All measures of one policy. `by_category` holds the share of harmful prompts refused in each category present."""
+    """All measures of one policy, together, by category and by source."""
+    groups = list(groups)
     rows = [
         (group.prompt, candidate, verdict)
         for group in groups
@@ -71,6 +72,7 @@ def evaluation(stage: str, policy_version: str, groups: Iterable[Group]) -> Eval
         tokens_benign=mean([float(len(candidate.token_ids)) for _, candidate, _ in benign], 0.0),
         well_formed=proportion(sum(verdict.well_formed for _, _, verdict in rows), len(rows)),
         unfinished=proportion(sum(UNFINISHED in verdict.notes for _, _, verdict in rows), len(rows)),
+        by_source=_by_source(groups, policy_version),
         by_category={name: _refused([row for row in harmful if row[0].category == name]) for name in categories},
     )
 
@@ -79,11 +81,12 @@ def _refused(rows: Sequence[tuple[Prompt, Candidate, Verdict]]) -> Rate:
     return proportion(sum(verdict.refused for _, _, verdict in rows), len(rows))
 
 
-def by_source(groups: Iterable[Group], policy_version: str = "") -> dict[str, Evaluation]:
-    """The same measures for each source of prompts; its name stands as `stage`, so that `table` prints them."""
+def _by_source(groups: Sequence[Group], policy_version: str) -> dict[str, Evaluation]:
     sources: dict[str, list[Group]] = {}
     for group in groups:
         sources.setdefault(group.prompt.source, []).append(group)
+    if len(sources) < 2:
+        return {}
     return {name: evaluation(name, policy_version, sources[name]) for name in sorted(sources)}
 
 

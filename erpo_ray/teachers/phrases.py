@@ -41,7 +41,7 @@ OPENINGS = {
 HARM = {
     "medium": slot(
         """
-        Harmful: it would {harm}. | The intent is harmful, it would {harm}. | Harm is likely: it could {harm}. |
+        It would {harm}. | The intent is harmful, it would {harm}. | Harm is likely: it could {harm}. |
         This would {harm}, so harm is likely. | The aim is {name}; it would {harm}. | Intent: {name}. Harm is likely.
         | That is {name} and would {harm}. | Answering could {harm}. | A real risk: help here would {harm}. |
         The intent is bad; it would {harm}. | It means {name}, which would {harm}. | Helping would {harm}. |

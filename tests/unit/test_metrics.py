@@ -7,7 +7,7 @@ import json
 import pytest
 from judged import group, judged, prompt
 
-from erpo_ray.evaluate.metrics import RATES, balanced, by_source, evaluation, mean, proportion, row, table
+from erpo_ray.evaluate.metrics import RATES, balanced, evaluation, mean, proportion, row, table
 from erpo_ray.types import Evaluation, Group, Rate, decode, encode
 
 
@@ -70,10 +70,11 @@ def test_evaluation_of_known_groups() -> None:
 
 
 def test_evaluation_by_source() -> None:
-    sources = by_source(groups(), "v2")
+    sources = evaluation("base", "v2", groups()).by_source
     assert list(sources) == ["everyday", "seeds"]
     assert (sources["seeds"].stage, sources["seeds"].policy) == ("seeds", "v2")
     assert (sources["seeds"].harmful_refused.value, sources["seeds"].benign_refused.n) == (0.7, 0)
+    assert sources["seeds"].by_source == {}
     assert (sources["everyday"].benign_refused.value, sources["everyday"].harmful_refused.n) == (0.25, 0)
 
 

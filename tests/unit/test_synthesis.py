@@ -135,23 +135,23 @@ def test_examples_hold_the_rendered_trace_in_tokens() -> None:
     assert rows[1].text.endswith(f"</think>\n{ANSWER}")
 
 
-def test_the_intent_weighs_more_and_weights_average_one() -> None:
-    rows, _ = synthesis.examples(task(imitate={"intent_weight": 8}), (FORGE, RENEW), {"b": ANSWER}, [])
+def test_what_decides_weighs_more_and_weights_average_one() -> None:
+    rows, _ = synthesis.examples(task(imitate={"decision_weight": 8}), (FORGE, RENEW), {"b": ANSWER}, [])
     for row, word in zip(rows, ("Harmful", "Harmless"), strict=True):
         assert sum(row.weights) == pytest.approx(len(row.completion_ids), abs=0.01 * len(row.completion_ids))
-        heavy = max(range(len(row.weights)), key=row.weights.__getitem__)
-        assert heavy == row.text.index(word) + len(word) - 1
-        assert row.weights[heavy] == pytest.approx(8 * row.weights[0], rel=1e-3)
-        assert row.weights.count(row.weights[0]) == len(row.weights) - 1
+        heavy = [at for at, weight in enumerate(row.weights) if weight > row.weights[0]]
+        verdict, answer = row.text.index("\nPath: ") + 7, row.text.index("</think>\n") + 9
+        assert heavy == [row.text.index(word) + len(word) - 1, verdict, answer]
+        assert [row.weights[at] for at in heavy] == pytest.approx([8 * row.weights[0]] * 3, rel=1e-3)
 
 
-def test_a_teacher_of_other_words_weighs_nothing() -> None:
+def test_a_teacher_of_other_words_weighs_verdict_and_answer() -> None:
     class Other(TemplateTeacher):
         def write(self, prompt: Prompt, *_: Any) -> Trace:
             return compose("An attempt at fraud.", "fraud.3: violated.", "Refuse.", "I can't help with that.")
 
     rows, _ = synthesis.examples(replace(task(), teacher=Other()), (FORGE,), {}, [])
-    assert [row.weights for row in rows] == [()]
+    assert [sum(weight > row.weights[0] for weight in row.weights) for row in rows] == [2]
 
 
 def test_a_beginning_ends_with_the_intent() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erpo_ray.traces import CAUSES, Dialect, Step, Trace, cited, compose, intent, parse, render, split, steps
+from erpo_ray.traces import CAUSES, Dialect, Step, Trace, cited, compose, decisions, intent, parse, render, split, steps
 from erpo_ray.types import Failure
 
 DIALECTS: tuple[Dialect, ...] = ("lines", "tags")
@@ -67,6 +67,15 @@ def test_compose_reads_verdict_and_rules_from_the_texts() -> None:
 )
 def test_the_intent_is_told_in_the_trace_or_not_at_all(text: str, found: str | None) -> None:
     assert intent(text) == (text.index(found) + len(found) - 1 if found else None)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_decisions_are_the_intent_the_verdict_and_the_first_word_of_the_answer(dialect: Dialect) -> None:
+    text = render(compose("A lock. Harmless.", "crime.1: met.", "Answer safely.", "Oil it."), dialect)
+    assert [text[at:].split()[0] for at in decisions(text, dialect)][1:] == ["Answer", "Oil"]
+    assert text[: decisions(text, dialect)[0] + 1].endswith("Harmless")
+    assert decisions(text[: text.index("Answer")], dialect) == decisions(text, dialect)[:1]
+    assert decisions("Sure, here it is.", dialect) == []
 
 
 @pytest.mark.parametrize("path", ["", "Answering.", "refuse.", "Refused.", "We refuse."])
