@@ -105,9 +105,13 @@ def test_what_is_trained_on_is_what_was_sampled(run_dir: Path):
     sampled = [pair for pair in pairs if pair.kind != "negative"]
     assert sampled
     assert all(pair.chosen_ids in drawn and pair.rejected_ids in drawn for pair in sampled)
-    examples = list(read_rows(run_dir / "stages/00-imitate/examples.jsonl", Example))
+    rows = list(read_rows(run_dir / "stages/00-imitate/examples.jsonl", Example))
+    examples = [row for row in rows if row.kind != "intent"]
     assert {row.completion_ids[-1] for row in examples} == {2}
     assert all(isinstance(traces.parse(row.text, "lines"), traces.Trace) for row in examples)
+    told = [row for row in rows if row.kind == "intent"]
+    assert len(told) == 16
+    assert all(row.text.endswith((" Harmful", " Harmless")) for row in told)
 
 
 def test_the_policy_loads_in_transformers_and_keeps_the_chat_template(run_dir: Path):

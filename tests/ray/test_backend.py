@@ -6,7 +6,6 @@ import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +143,7 @@ def test_two_gloo_workers_train_and_the_engine_takes_the_weights_in_place(
     out, work = tmp_path / "policy", tmp_path / "work"
     for path in (out, work):
         path.mkdir()
-    metrics = backend.prefer(base, base, file, Objective(beta=0.1), replace(FIT, learning_rate=1e-3), out, work)
+    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work)
     assert metrics["steps"] == 2
     assert metrics["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
     assert metrics["loss_last"] < metrics["loss_first"]
