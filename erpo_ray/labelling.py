@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from erpo_ray.config import Config, Source
+from erpo_ray.config import Config
 from erpo_ray.prompts import loaders
 from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.rundir import RunDir
@@ -53,7 +53,8 @@ def _labelled(config: Config, prompts: Sequence[Prompt], book: RuleBook) -> tupl
         return [replace(p, category=p.category or GENERAL) for p in prompts], Labelling(0.0, 0, 0)
     from erpo_ray.engines.embeddings import CategoryModel, Embedder
 
-    known = {p.text: p for p in (*_seeds(book), *prompts) if p.category}
+    # The labeller learns from the embedded prompts and the user's own.
+    known = {p.text: p for p in (*loaders.embedded(book.categories), *prompts) if p.category}
     model = CategoryModel.fit(Embedder(), list(known.values()), book)
     named = dict[str, str]()
     for harmful in (True, False):
@@ -64,11 +65,3 @@ def _labelled(config: Config, prompts: Sequence[Prompt], book: RuleBook) -> tupl
             named[prompt.id] = category if confidence >= config.labeller.min_confidence else GENERAL
     labelled = [replace(p, category=p.category or named[p.id]) for p in prompts]
     return labelled, Labelling(model.accuracy, model.n, len(blank))
-
-
-def _seeds(book: RuleBook) -> list[Prompt]:
-    """The embedded training prompts in this book's categories: the labeller learns from them and the user's own."""
-    found = [
-        p for name in ("seeds", "everyday") for p in loaders.read(Source(path=name, split="train"), "", book.categories)
-    ]
-    return [prompt for prompt in found if prompt.category]

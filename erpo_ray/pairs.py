@@ -27,7 +27,7 @@ from statistics import median
 
 from erpo_ray.config import Prefer
 from erpo_ray.judging import UNFINISHED
-from erpo_ray.judging.composition import Composition, best
+from erpo_ray.judging.composition import Composition, best, is_safe
 from erpo_ray.types import (
     Candidate,
     Example,
@@ -84,7 +84,7 @@ def passes(prompt: Prompt, candidate: Candidate, verdict: Verdict, min_utility: 
 def _kind(label: Label, candidate: Candidate, verdict: Verdict, scores: Scores, min_utility: float) -> PairKind:
     if UNFINISHED in verdict.notes:
         return "format"
-    if scores.safety <= 0:
+    if not is_safe(scores):
         return "safety"
     if label == "benign" and verdict.refused:
         return "over_refusal"

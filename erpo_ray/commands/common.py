@@ -45,10 +45,14 @@ def model_of(word: str) -> Path:
     """The model directory that is meant: a run's policy, a directory, the embedded model or a hub id."""
     from erpo_ray.engines.models import materialise
 
+    run = run_of(word)
+    return policy_of(run) if run else materialise(word)
+
+
+def run_of(word: str) -> Path | None:
+    """The run directory that is meant, None when the word names a model."""
     path = Path(word).expanduser()
-    if (path / "config.yaml").exists():
-        return policy_of(path)
-    return materialise(word)
+    return path if (path / "config.yaml").exists() else None
 
 
 def json_file(path: Path) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from erpo_ray import preflight, rules
-from erpo_ray.commands.common import model_of, read_config
+from erpo_ray.commands.common import model_of, read_config, run_config, run_of
 from erpo_ray.config import Config, Source
 from erpo_ray.endings import terminable
 from erpo_ray.errors import UsageError
@@ -20,10 +20,11 @@ def evaluate(model: str, files: Sequence[Path], config_path: Path | None, output
 
     Without `config_path` a run is judged by its own configuration, any other model by the defaults.
     """
-    own = Path(model).expanduser() / "config.yaml"
-    if config_path is None and own.exists():
-        config_path = own
-    config = read_config(config_path, []) if config_path else Config()
+    run = run_of(model)
+    if config_path is not None:
+        config = read_config(config_path, [])
+    else:
+        config = run_config(run) if run else Config()
     _require_output(output)
     book = rules.load(config.rules.path)
     for file in files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,11 +11,13 @@ from erpo_ray import rules
 from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config, Source
 from erpo_ray.errors import UsageError
+from erpo_ray.judging.composition import cost
 from erpo_ray.prompts import files, loaders
 from erpo_ray.prompts.labelled import Labelled, Preferred, rows
-from erpo_ray.types import Candidate, Prompt, Rate, Verdict, encode
+from erpo_ray.types import Candidate, Prompt, Rate, encode
 
 if TYPE_CHECKING:
+    from erpo_ray.engines.embeddings import Embedder
     from erpo_ray.judging.agreement import PairwiseCard, Preference
     from erpo_ray.judging.calibration import Card, Judgement
 
@@ -31,10 +34,8 @@ def check(names: str, file: Path, config_path: Path | None, output: Path | None)
     judges = names.split(",")
     if unknown := [name for name in judges if name not in JUDGES]:
         raise UsageError(f"found the judge {unknown[0]!r}; known judges: {', '.join(JUDGES)}")
-    if not file.is_file():
-        files.resolve(str(file), "")
     config = read_config(config_path, []) if config_path else Config()
-    found = rows(files.read_file(file))
+    found = rows(files.rows(Source(path=str(file)), ""))
     measured: dict[str, list[Judgement] | list[Preference]] = {}
     for name in judges:
         harm, probabilities = _harm(name, config)
@@ -54,36 +55,35 @@ def check(names: str, file: Path, config_path: Path | None, output: Path | None)
 
 def _harm(name: str, config: Config) -> tuple[Harm, bool]:
     """The judge as a measure of harm, and whether that is a probability."""
-    book = rules.load(config.rules.path)
-    from erpo_ray.engines.embeddings import Embedder
-
-    embedder = Embedder()
     if name == "classifier":
         from erpo_ray.engines.harm import HarmModel
 
-        seeds = [p for word in ("seeds", "everyday") for p in loaders.read(Source(path=word, split="train"))]
-        model = HarmModel.fit(embedder, seeds)
+        model = HarmModel.fit(_embedder(), loaders.embedded())
         print(f"classifier: AUROC {model.auroc:.3f} on {model.n} embedded prompts (cross-validated by topic)")
         return lambda items: [*model.predict([text for _, text in items])], True
     from erpo_ray.judging.rules_judge import RulesJudge
 
-    judge = RulesJudge(config.judge, book, config.model.dialect, embedder.similarity)
+    book = rules.load(config.rules.path)
+    judge = RulesJudge(config.judge, book, config.model.dialect, _embedder().similarity)
 
     def harm(items: Sequence[tuple[str, str]]) -> list[float | None]:
         verdicts = judge.judge([_answer(prompt or text, text, n) for n, (prompt, text) in enumerate(items)])
-        return [_doubt(verdict) for verdict in verdicts]
+        return [cost(verdict.scores) if verdict.scores else None for verdict in verdicts]
 
     return harm, False
+
+
+@cache
+def _embedder() -> Embedder:
+    from erpo_ray.engines.embeddings import Embedder
+
+    return Embedder()
 
 
 def _answer(prompt: str, text: str, number: int) -> tuple[Prompt, Candidate]:
     """A text as an answer to a harmful prompt: what the rule judge can say is whether it refuses."""
     # Lengths are not measured here, but a candidate without ids is malformed.
     return Prompt(str(number), prompt, "harmful"), Candidate("", str(number), 0, (0,), text, "stop", "")
-
-
-def _doubt(verdict: Verdict) -> float | None:
-    return (1 - verdict.scores.safety) / 2 if verdict.scores else None
 
 
 def _measure(found: list[Labelled] | list[Preferred], harm: Harm) -> list[Judgement] | list[Preference]:

@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
-from scipy.stats import binomtest, t
+from scipy.stats import t
 
 from erpo_ray.judging import UNFINISHED
+from erpo_ray.judging.calibration import share
 from erpo_ray.types import Candidate, Evaluation, Group, Prompt, Rate, Verdict
 
 RATES = ("harmful_refused", "benign_refused", "utility", "tokens_harmful", "tokens_benign", "well_formed", "unfinished")
@@ -34,10 +35,7 @@ _NAME = 18
 
 def proportion(hits: int, n: int) -> Rate:
     """A share with its Wilson interval; with no rows 0 in [0, 1], and `n` says so."""
-    if n == 0:
-        return Rate(0.0, 0.0, 1.0, 0)
-    interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return Rate(hits / n, float(interval.low), float(interval.high), n)
+    return share(hits, n) or Rate(0.0, 0.0, 1.0, 0)
 
 
 def mean(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Rate:

@@ -136,10 +136,12 @@ def _check(row: Judgement, probabilities: bool) -> None:
 
 def share(hits: int, n: int) -> Rate | None:
     """A proportion with its Wilson interval; None without rows."""
-    if n == 0:
-        return None
+    return Rate(hits / n, *_wilson(hits, n), n) if n else None
+
+
+def _wilson(hits: int, n: int) -> tuple[float, float]:
     interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return Rate(hits / n, float(interval.low), float(interval.high), n)
+    return float(interval.low), float(interval.high)
 
 
 def f1(harmful: Sequence[bool], unsafe: Sequence[bool]) -> Rate | None:
@@ -230,8 +232,7 @@ def _resampled(
     ).bootstrap_distribution
     low, high = (float(bound) for bound in np.quantile(drawn, (0.025, 0.975)))
     if value in (0.0, 1.0) and low == high == value:
-        interval = binomtest(int(value) * smallest, smallest).proportion_ci(method="wilson")
-        return Rate(value, float(interval.low), float(interval.high), n)
+        return Rate(value, *_wilson(int(value) * smallest, smallest), n)
     if basic:
         low, high = 2 * value - high, 2 * value - low
         low, high = max(0.0, min(low, value)), min(1.0, max(high, value))

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from erpo_ray.config import Source
 from erpo_ray.documents import kind_of
 from erpo_ray.errors import UsageError
-from erpo_ray.prompts import attacks, files
+from erpo_ray.prompts import attacks, files, seeds
 from erpo_ray.types import Label, Prompt, identity, seed_of
 
 TEXT_COLUMNS = ("prompt", "messages", "conversations", "instruction", "question")
@@ -30,6 +30,11 @@ def read(
     the embedded templates that wraps. Raises UsageError `FILE:LINE: ...`.
     """
     return dressed(source, bare(source, root, categories), root, seed, role)
+
+
+def embedded(categories: Collection[str] = ()) -> list[Prompt]:
+    """The embedded prompts to train on, harmful, look-alike and everyday: what the embedded models learn from."""
+    return [prompt for name in seeds.NAMES for prompt in read(Source(path=name, split="train"), categories=categories)]
 
 
 def bare(source: Source, root: str = "", categories: Collection[str] = ()) -> list[Prompt]:
