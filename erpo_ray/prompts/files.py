@@ -24,11 +24,12 @@ MAX_LINE = 1 << 20
 """Longest line read, in bytes."""
 
 _BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]*){0,2}")
 
 
 def rows(source: Source, root: str) -> Iterator[Row]:
-    """Rows of an embedded set, of JSONL (plain or .gz) or Parquet files, or of a hub data set (`owner/name[:subset]`).
+    """Rows of an embedded set, of JSONL (plain or .gz) or Parquet files, or of a hub data set
+    (`owner/name[:subset[:split]]`).
 
     A hub data set needs the `datasets` package and, the first time, a network. Raises UsageError for what cannot be
     read, EnvironmentFault for what cannot be fetched.
@@ -126,7 +127,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 def _hub(source: Source) -> Iterator[Row]:
     import datasets
 
-    name, _, subset = source.path.partition(":")
+    name, subset, part = (*source.path.split(":"), "", "")[:3]
     try:
         parts: Any = datasets.load_dataset(name, subset or None)
     except (OSError, ValueError) as error:
@@ -135,9 +136,10 @@ def _hub(source: Source) -> Iterator[Row]:
             f"{source.path}: neither a file here nor a data set that can be fetched ({reason}); "
             "copy it to this machine and give its path, or fetch it once with HF_HUB_OFFLINE=0"
         ) from error
-    wanted = {"train": ("train",), "evaluate": ("test", "validation", "train"), None: tuple(parts)}[source.split]
-    split = next((split for split in wanted if split in parts), None)
+    usual = {"train": ("train",), "evaluate": ("test", "validation", "train"), None: tuple(parts)}[source.split]
+    split = next((split for split in ((part,) if part else usual) if split in parts), None)
     if split is None:
-        raise UsageError(f"{source.path}: found splits {', '.join(parts)}; none is a {source.split} split")
+        asked = part or source.split
+        raise UsageError(f"{source.path}: found splits {', '.join(parts)}; none is a {asked} split")
     for number, row in enumerate(parts[split], 1):
         yield f"{source.path} {split} row {number}", dict(row)

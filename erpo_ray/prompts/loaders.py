@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -39,7 +39,24 @@ def embedded(categories: Collection[str] = ()) -> list[Prompt]:
 
 def bare(source: Source, root: str = "", categories: Collection[str] = ()) -> list[Prompt]:
     """As `read`, before any template is wrapped around the prompts."""
-    prompts: list[Prompt] = []
+    return _limited([prompt for prompt, _ in _read(source, root, categories)], source.limit)
+
+
+def references(source: Source, column: str, root: str = "") -> dict[str, str]:
+    """What `column` holds for each prompt of the source, by the id `bare` gives it. UsageError where it is empty."""
+    found: dict[str, str] = {}
+    for prompt, row in _read(source, root, ()):
+        if row.get(column) in (None, ""):
+            raise UsageError(
+                f"{source.path}, prompt {prompt.id}: found no reference in the column {column!r}; columns found: "
+                f"{', '.join(row)}"
+            )
+        found[prompt.id] = _as_text(row[column])
+    return found
+
+
+def _read(source: Source, root: str, categories: Collection[str]) -> Iterator[tuple[Prompt, Mapping[str, Any]]]:
+    """Each row that is kept, as a prompt and as it was found. UsageError when none is."""
     places: dict[str, str] = {}
     columns: dict[str, None] = {}
     total = 0
@@ -56,10 +73,9 @@ def bare(source: Source, root: str = "", categories: Collection[str] = ()) -> li
                 )
             prompt = _renamed(prompt, places)
         places[prompt.id] = place
-        prompts.append(prompt)
-    if not prompts:
+        yield prompt, row
+    if not places:
         raise UsageError(_none(source, total, list(columns)))
-    return _limited(prompts, source.limit)
 
 
 def dressed(
@@ -117,7 +133,12 @@ def _text(row: Mapping[str, Any], place: str, columns: Mapping[str, str]) -> str
 
 
 def _first_turn(messages: list[Any]) -> object:
-    """The first message of the user: `{role, content}` or ShareGPT's `{from, value}`; content may come in parts."""
+    """The first message of the user: `{role, content}` or ShareGPT's `{from, value}`; content may come in parts.
+
+    Of a list of texts, the turns of a benchmark, the first.
+    """
+    if messages and isinstance(messages[0], str):
+        return messages[0]
     for message in messages:
         if isinstance(message, Mapping) and (message.get("role") or message.get("from")) in ("user", "human"):
             content = message.get("content", message.get("value"))
