@@ -80,14 +80,37 @@ def export(
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Run directory, model directory, or name of a model.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="JSONL or Parquet files of labelled prompts.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="JSONL or Parquet files of labelled prompts.")
+    ] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="Suites by name, with commas between, or the path of a YAML file.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration for judge and engine; for a run, its own.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the evaluations as JSON.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder with the files of public suites (data.root).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory of the evaluation; the same one continues it.")
+    ] = None,
+    json: Json = False,
 ) -> int:
-    """Measure refusals, utility, length and form of a model on files of prompts."""
+    """Measure a model on suites: safety, over-refusal, usefulness, traces, length. Resumes where it was stopped."""
     from erpo_ray.commands import evaluate
 
-    return evaluate.evaluate(model, files, config, output)
+    return evaluate.evaluate(model, suite or [], files or [], config, data_root, output, json)
+
+
+@app.command()
+def compare(
+    sides: Annotated[
+        list[str],
+        typer.Argument(metavar="A B...", help="Runs (RUN or RUN@STAGE) or evaluation directories; A is the baseline."),
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file: .html, .md or .json.")] = None,
+) -> int:
+    """Compare runs or evaluations prompt by prompt: differences with intervals, and every prompt that flipped."""
+    from erpo_ray.commands import compare
+
+    return compare.compare(sides, output)
 
 
 @app.command("judge-check")

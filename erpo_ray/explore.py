@@ -11,9 +11,10 @@ from typing import Protocol
 from erpo_ray.config import Data
 from erpo_ray.errors import RunFailed
 from erpo_ray.prompts.mixing import Mix
-from erpo_ray.rundir import StageDir
+from erpo_ray.rundir import Ledger, StageDir
 from erpo_ray.types import (
     Candidate,
+    Failure,
     Group,
     Objective,
     Policy,
@@ -82,6 +83,22 @@ def explore(
 
     RunFailed when more than `max_failure_rate` of the verdicts are failures.
     """
+    candidates, verdicts = sample(s, requests, policy, backend, run, phase, prefix)
+    groups = grouped(requests, candidates, verdicts)
+    check_failures(groups, max_failure_rate)
+    return groups
+
+
+def sample(
+    s: StageDir,
+    requests: Sequence[Request],
+    policy: Policy,
+    backend: Backend,
+    run: str,
+    phase: Phase,
+    prefix: str = "",
+) -> tuple[Ledger[Candidate], Ledger[Verdict]]:
+    """As `explore`, but what was sampled stays in the two ledgers: their rows can be read one by one."""
     stage = f"{s.path.name}/{prefix}"
     candidates = s.ledger(f"{prefix}candidates.jsonl", Candidate)
     verdicts = s.ledger(f"{prefix}verdicts.jsonl", Verdict, after=candidates)
@@ -101,9 +118,7 @@ def explore(
                     tick(1)
         candidates.sync()
         verdicts.sync()
-    groups = grouped(requests, candidates, verdicts)
-    check_failures(groups, max_failure_rate)
-    return groups
+    return candidates, verdicts
 
 
 def _missing(requests: Iterable[Request], have: Container[str], run: str, stage: str) -> Iterator[Request]:
@@ -128,12 +143,20 @@ def grouped(requests: Sequence[Request], candidates: Iterable[Candidate], verdic
 
 def check_failures(groups: Sequence[Group], limit: float) -> None:
     """RunFailed, with the first cause, when more than `limit` of the verdicts are failures."""
-    verdicts = [verdict for group in groups for verdict in group.verdicts]
-    failed = [verdict.failure for verdict in verdicts if verdict.failure]
-    if len(failed) > limit * len(verdicts):
-        first = failed[0]
+    check_verdicts((verdict for group in groups for verdict in group.verdicts), limit)
+
+
+def check_verdicts(verdicts: Iterable[Verdict], limit: float) -> None:
+    """As `check_failures`, for verdicts that come one by one."""
+    total, failed, first = 0, 0, Failure("")
+    for verdict in verdicts:
+        total += 1
+        if verdict.failure:
+            failed += 1
+            first = first if failed > 1 else verdict.failure
+    if failed > limit * total:
         raise RunFailed(
-            f"{len(failed)} of {len(verdicts)} verdicts failed, more than judge.max_failure_rate ({limit}); the first: "
+            f"{failed} of {total} verdicts failed, more than judge.max_failure_rate ({limit}); the first: "
             f"{first.cause}: {first.raw[:300]}. Mend the judge and start the same command again; the samples are kept"
         )
 

@@ -6,23 +6,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from erpo_ray import preflight, rules
-from erpo_ray.config import Config, Source
+from erpo_ray.config import Config
 from erpo_ray.endings import recorded
 from erpo_ray.errors import GateFailed
-from erpo_ray.evaluate.metrics import evaluation, table
-from erpo_ray.explore import Backend, check_failures, grouped
+from erpo_ray.evaluate.measures import Observer, SuiteResult
+from erpo_ray.evaluate.metrics import table
+from erpo_ray.evaluate.suite import Question, Suite
+from erpo_ray.examine import Examiner
+from erpo_ray.explore import Backend
 from erpo_ray.labelling import label
 from erpo_ray.loop import align
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import Outcome, Renderer, Task, Teacher
 from erpo_ray.preflight import Ready
 from erpo_ray.progress import Progress
-from erpo_ray.prompts import loaders
 from erpo_ray.prompts.mixing import per_source
-from erpo_ray.rules import RuleBook
 from erpo_ray.rundir import RunDir
 from erpo_ray.scene import Scene
-from erpo_ray.types import Candidate, Evaluation, Policy, Prompt, Request, Sampling, Verdict, encode, identity
+from erpo_ray.types import Prompt, Request, Sampling, encode, identity
 
 
 def run(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> int:
@@ -95,40 +96,38 @@ def requests(prompts: Sequence[Prompt], renderer: Renderer, config: Config) -> l
     return [Request(prompt, renderer.render(prompt.text), (0,), greedy) for prompt in prompts]
 
 
-def evaluate(model: Path, files: Sequence[Path], config: Config) -> list[Evaluation]:
-    """Evaluate a model directory on files of labelled prompts, a row of figures for each file."""
+def evaluate(
+    model: Path,
+    asked: Sequence[tuple[Suite, Sequence[Question]]],
+    config: Config,
+    out: Path,
+    say: Callable[[str], None] = print,
+) -> list[SuiteResult]:
+    """Evaluate a model directory on suites, each a stage directory of `out`; what is there is not done again."""
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
     book = rules.load(config.rules.path)
     renderer = ModelRenderer(model)
+    _require_room(asked, renderer, config)
     progress = Progress()
     backend = backend_of(config, progress)
     try:
         policy = backend.policy(model)
-        backend.prepare(policy)
-        return [_evaluated(file, policy, backend, renderer, config, book, progress) for file in files]
+        inputs = {"policy": policy.version, "rules": identity(encode(book))}
+        with RunDir.open(out, config, inputs=inputs, note=say) as run, recorded(run.status):
+            observer = Observer(book, config.model.dialect, renderer.pieces)
+            limit, tokens = config.judge.max_failure_rate, config.evaluate.max_tokens
+            examiner = Examiner(run, backend, policy, renderer, observer, progress.phase, limit, tokens)
+            return [examiner.examine(suite, questions) for suite, questions in asked]
     finally:
         backend.close()
 
 
-def _evaluated(
-    file: Path, policy: Policy, backend: Backend, renderer: Renderer, config: Config, book: RuleBook, progress: Progress
-) -> Evaluation:
-    prompts = loaders.read(Source(path=str(file.absolute())), "", tuple(book.categories), config.seed, "evaluate")
-    labelled = per_source([p for p in prompts if p.label != "unknown"], config.evaluate.per_source)
-    asked = requests(labelled, renderer, config)
-    candidates: list[Candidate] = []
-    verdicts: list[Verdict] = []
-    with progress.phase(file.stem, len(asked)) as tick:
-        for item in backend.rollouts(asked, (), "eval", str(file)):
-            if isinstance(item, Candidate):
-                candidates.append(item)
-            else:
-                verdicts.append(item)
-                tick(1)
-    groups = grouped(asked, candidates, verdicts)
-    check_failures(groups, config.judge.max_failure_rate)
-    return evaluation(file.stem, policy.version, groups)
+def _require_room(asked: Sequence[tuple[Suite, Sequence[Question]]], renderer: Renderer, config: Config) -> None:
+    """UsageError when a prompt and the longest completion of its suite do not fit into the context together."""
+    for suite, questions in asked:
+        room = config.model.max_length - (suite.max_tokens or config.evaluate.max_tokens)
+        preflight.lengths([q.prompt for q in questions], room, lambda text: len(renderer.render(text)))
 
 
 def _inputs(ready: Ready) -> dict[str, str]:

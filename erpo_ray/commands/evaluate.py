@@ -1,51 +1,97 @@
-"""`erpo eval`: a model on files of labelled prompts."""
+"""`erpo eval`: a model on suites and on files of labelled prompts."""
 
 from __future__ import annotations
 
+import re
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from erpo_ray import preflight, rules
 from erpo_ray.commands.common import model_of, read_config, run_config, run_of
-from erpo_ray.config import Config, Source
+from erpo_ray.config import Config
 from erpo_ray.endings import terminable
 from erpo_ray.errors import UsageError
-from erpo_ray.prompts import loaders
+from erpo_ray.evaluate import suite as suites
+from erpo_ray.evaluate.suite import Question, Suite
 from erpo_ray.terminal import clean
 from erpo_ray.types import encode
 
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
-def evaluate(model: str, files: Sequence[Path], config_path: Path | None, output: Path | None) -> int:
-    """Print one table, and write the evaluations to `output` when it is given.
+
+def evaluate(
+    model: str,
+    names: Sequence[str],
+    files: Sequence[Path],
+    config_path: Path | None,
+    data_root: Path | None,
+    output: Path | None,
+    json: bool,
+) -> int:
+    """Evaluate into a directory, a stage for each suite, and print the measures (with `json` as JSON).
 
     Without `config_path` a run is judged by its own configuration, any other model by the defaults.
     """
-    run = run_of(model)
-    if config_path is not None:
-        config = read_config(config_path, [])
-    else:
-        config = run_config(run) if run else Config()
-    _require_output(output)
-    book = rules.load(config.rules.path)
-    for file in files:
-        prompts = loaders.read(Source.model_validate({"path": str(file)}), "", tuple(book.categories))
-        if all(prompt.label == "unknown" for prompt in prompts):
-            raise UsageError(f"{file}: found no labels; give each row a `label` of harmful or benign")
+    config = _config(model, config_path, data_root)
+    if output is not None and output.suffix == ".json":
+        raise UsageError(f"-o {output}: names the directory of the evaluation; for one file use --json > {output.name}")
+    asked = _asked(names, files, config)
     found = model_of(model)
-    config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(found)})})
-    preflight.model(config)
+    preflight.model(config.model_copy(update={"model": config.model.model_copy(update={"path": str(found)})}))
+    out = output or place(model, found)
     with terminable():
         from erpo_ray import launch
-        from erpo_ray.evaluate.metrics import table
+        from erpo_ray.evaluate.measures import table
 
-        evaluations = launch.evaluate(found, list(files), config)
-    print(clean(table(evaluations)))
-    if output is not None:
-        output.write_bytes(encode(evaluations) + b"\n")
-        print(f"written to {output}")
+        results = launch.evaluate(found, asked, config, out, say=_note)
+    if json:
+        sys.stdout.write(encode(results).decode() + "\n")
+        return 0
+    print(clean(table(results)))
+    print(f"\nkept in {out}; the same command goes on there and samples nothing twice")
+    print(f"next: erpo compare OTHER {out} -o compare.html")
     return 0
 
 
-def _require_output(output: Path | None) -> None:
-    if output is not None and not output.absolute().parent.is_dir():
-        raise UsageError(f"{output}: no folder {output.parent}; create it first")
+def place(model: str, found: Path) -> Path:
+    """Where an evaluation is kept without -o: in the run, under the stage of its policy, else in ./evaluations."""
+    run = run_of(model)
+    if run:
+        stage = found.parent
+        return run / "evaluations" / (stage.name if stage.parent.name == "stages" else "base")
+    return Path("evaluations") / (_UNFIT.sub("-", Path(model).name).strip("-.") or "model")
+
+
+def _config(model: str, path: Path | None, data_root: Path | None) -> Config:
+    run = run_of(model)
+    if path is not None:
+        config = read_config(path, [])
+    else:
+        config = run_config(run) if run else Config()
+    changes: dict[str, object] = {}
+    if run is None:
+        changes["model"] = config.model.model_copy(update={"path": model})
+    if data_root is not None:
+        changes["data"] = config.data.model_copy(update={"root": str(data_root)})
+    return config.model_copy(update=changes)
+
+
+def _asked(names: Sequence[str], files: Sequence[Path], config: Config) -> list[tuple[Suite, list[Question]]]:
+    """Every suite with its prompts, read before anything boots."""
+    words = [word for name in names for word in name.split(",") if word]
+    if not words and not files:
+        raise UsageError(f"nothing to evaluate on; give --suite NAME or files. Suites: {', '.join(suites.names())}")
+    # Files of the command line are where it is typed, those of a suite under data.root.
+    found = [(suites.find(word), config.data.root) for word in words] + [(suites.of_file(file), "") for file in files]
+    twice = [name for name, count in Counter(suite.name for suite, _ in found).items() if count > 1]
+    if twice:
+        raise UsageError(f"two suites or files are called {twice[0]}; rename one, or give them to two commands")
+    categories = tuple(rules.load(config.rules.path).categories)
+    limit = config.evaluate.per_source
+    return [(suite, suites.questions(suite, root, categories, config.seed, limit)) for suite, root in found]
+
+
+def _note(message: str) -> None:
+    print(clean(message), file=sys.stderr)

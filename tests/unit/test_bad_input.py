@@ -249,7 +249,16 @@ def test_an_unknown_method_is_refused_without_a_file_too() -> None:
         (("eval", "model", "none.jsonl"), ("none.jsonl: no such file", "did you mean held.jsonl?")),
         (("eval", "model", "run.yaml"), ("run.yaml: found the ending '.yaml'", "prompt files end in .jsonl")),
         (("eval", "modle", "held.jsonl"), ("modle", "give an existing")),
-        (("eval", "model", "held.jsonl", "-o", "no/out.json"), ("no/out.json: no folder no", "create it first")),
+        (
+            ("eval", "model", "held.jsonl", "-o", "out.json"),
+            ("-o out.json: names the directory", "use --json > out.json"),
+        ),
+        (("eval", "model"), ("nothing to evaluate on", "give --suite NAME or files")),
+        (("eval", "model", "--suite", "harmful,harmfull"), ("found no suite 'harmfull'", "did you mean harmful?")),
+        (("eval", "model", "--suite", "harmful,harmful"), ("two suites or files are called harmful", "rename one")),
+        (("compare", "model"), ("nothing to compare model with", "give two runs or evaluations")),
+        (("compare", "model", "other"), ("model: neither a run nor an evaluation",)),
+        (("compare", "a", "b", "-o", "c.pdf"), ("found the ending '.pdf'", "use one of .html, .md, .json")),
         (("chat", "./nowhere", "--prompt", "hi"), ("./nowhere", "give an existing")),
     ],
     ids=" ".join,
@@ -264,7 +273,9 @@ def test_a_wrong_command_line_is_refused(
 def test_evaluation_files_need_labels(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines("plain.jsonl", [{"prompt": "a"}])
     message = said(capsys, "eval", "model", "plain.jsonl")
-    assert message == "plain.jsonl: found no labels; give each row a `label` of harmful or benign\n"
+    assert message.startswith(
+        "suite plain: found no labels in plain.jsonl; give each row a `label` of harmful or benign"
+    )
 
 
 def test_a_run_is_evaluated_with_its_own_configuration(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
