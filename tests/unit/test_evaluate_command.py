@@ -1,0 +1,279 @@
+"""`erpo eval` and `erpo compare` from the command line, over a backend that answers by rote."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import PLAIN, Letters, Rote
+from test_loop import run as align
+
+from erpo_ray import launch, preflight, rules
+from erpo_ray.cli import main
+from erpo_ray.commands import evaluate as command
+from erpo_ray.config import Config
+from erpo_ray.evaluate import suite as suites
+from erpo_ray.evaluate.measures import Observation, Observer, SuiteResult
+from erpo_ray.examine import Examiner
+from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
+from erpo_ray.types import Candidate, Failure, Request, Verdict, decode
+
+CONFIG = "evaluate: {per_source: 6}\nmodel: {max_length: 8192}\n"
+
+
+class Bench:
+    """A folder with a model of each skill, and the backends that the commands booted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.booted = folder, []
+        self.stop_after: int | None = None
+        for skill in (0, 1):
+            (folder / f"model{skill}").mkdir()
+            (folder / f"model{skill}/skill").write_text(str(skill))
+        (folder / "c.yaml").write_text(CONFIG)
+
+    def boot(self, config: Config, progress: object) -> Rote:
+        backend = Stopped(self.stop_after, config) if self.stop_after else Rote(config, rules.load())
+        self.booted.append(backend)
+        return backend
+
+    def evaluate(self, *words: str, model: str = "model1") -> int:
+        return main(["eval", str(self.folder / model), *words, "--config", str(self.folder / "c.yaml")])
+
+    def candidates(self, out: Path, suite: str) -> list[Candidate]:
+        return list(Ledger(Files(), out / "stages" / suite / "candidates.jsonl", Candidate, read_only=True))
+
+
+class Stopped(Rote):
+    """Ctrl-C once so many candidates are there."""
+
+    def __init__(self, after: int, config: Config) -> None:
+        super().__init__(config, rules.load())
+        self._after = after
+
+    def rollouts(self, *arguments: Any, **names: Any) -> Iterator[Candidate | Verdict]:
+        for item in super().rollouts(*arguments, **names):
+            yield item
+            if len(self.sampled) == self._after:
+                raise KeyboardInterrupt
+
+
+class Broken(Rote):
+    """Every verdict is a failure."""
+
+    def rollouts(self, *arguments: Any, **names: Any) -> Iterator[Candidate | Verdict]:
+        for item in super().rollouts(*arguments, **names):
+            if isinstance(item, Verdict):
+                item = Verdict(item.candidate_id, "rules", failure=Failure("judge_down", "no route"))
+            yield item
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    bench = Bench(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "backend_of", bench.boot)
+    monkeypatch.setattr("erpo_ray.engines.renderer.Renderer", lambda path: Letters())
+    monkeypatch.setattr(command, "model_of", Path)
+    monkeypatch.setattr(preflight, "model", lambda config: Path(config.model.path))
+    return bench
+
+
+def test_suites_become_stages_with_all_that_was_asked_said_and_measured(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = bench.folder / "out"
+    assert bench.evaluate("--suite", "harmful,over_refusal", "--suite", "base64", "-o", str(out)) == 0
+    shown = capsys.readouterr().out
+    assert [line for line in shown.splitlines() if line.endswith("policy skill1")] == [
+        "harmful: 6 prompts, policy skill1",
+        "over_refusal: 6 prompts, policy skill1",
+        "base64: 6 prompts, policy skill1",
+    ]
+    assert "  refused (harmful)                  100.0%  [61.0%, 100.0%]" in shown
+    assert f"next: erpo compare OTHER {out}" in shown
+    for suite in ("harmful", "over_refusal", "base64"):
+        stage = out / "stages" / suite
+        assert {path.name for path in stage.iterdir()} == {
+            "suite.json",
+            "prompts.jsonl",
+            "candidates.jsonl",
+            "verdicts.jsonl",
+            "observations.jsonl",
+            "result.json",
+            "stage.json",
+        }
+        assert len(list(read_rows(stage / "observations.jsonl", Observation))) == 6
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["eval/unfinished"]) for row in rows] == [
+        ("harmful", 0.0),
+        ("over_refusal", 0.0),
+        ("base64", 0.0),
+    ]
+    assert json.loads((out / "status.json").read_text())["state"] == "done"
+
+
+def test_what_a_prompt_is_asked_is_the_transformed_text(bench: Bench) -> None:
+    assert bench.evaluate("--suite", "base64", "-o", "out") == 0
+    assert {candidate.prompt_id.partition("~")[2] for candidate in bench.candidates(Path("out"), "base64")} == {
+        "base64"
+    }
+
+
+def test_a_second_start_samples_nothing_and_tells_the_same(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--suite", "harmful", "-o", "out", "--json")
+    assert bench.evaluate(*words) == 0
+    first = capsys.readouterr().out
+    assert bench.evaluate(*words) == 0
+    assert capsys.readouterr().out == first
+    assert [len(backend.sampled) for backend in bench.booted] == [6, 0]
+    (found,) = decode(first, list[SuiteResult])
+    assert (found.suite, found.measures["harmful_refused"].value) == ("harmful", 1.0)
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(bench: Bench) -> None:
+    bench.stop_after = 4
+    assert bench.evaluate("--suite", "over_refusal,harmful", "-o", "out") == 75
+    kept = bench.candidates(Path("out"), "over_refusal")
+    assert len(kept) == 4 and json.loads(Path("out/status.json").read_text())["state"] == "interrupted"
+    bench.stop_after = None
+    assert bench.evaluate("--suite", "over_refusal,harmful", "-o", "out") == 0
+    assert [len(backend.sampled) for backend in bench.booted] == [4, 8]
+    assert bench.candidates(Path("out"), "over_refusal")[:4] == kept
+    verdicts = Ledger(Files(), Path("out/stages/over_refusal/verdicts.jsonl"), Verdict, read_only=True)
+    assert len(verdicts) == 6
+
+
+def test_suites_can_be_added_later(bench: Bench) -> None:
+    assert bench.evaluate("--suite", "harmful", "-o", "out") == 0
+    assert bench.evaluate("--suite", "harmful,everyday", "-o", "out") == 0
+    assert [len(backend.sampled) for backend in bench.booted] == [6, 6]
+
+
+def test_another_model_or_other_prompts_are_refused(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = bench.folder / "s.yaml"
+    text = "name: mine\ndescription: d\nlicence: l\nmetrics: [right]\n"
+    text += "data: [{path: seeds, split: evaluate, limit: LIMIT}]\n"
+    suite.write_text(text.replace("LIMIT", "9"))
+    words = ("--suite", str(suite), "-o", "out")
+    assert bench.evaluate(*words) == 0
+    assert bench.evaluate(*words, model="model0") == 2
+    assert "input policy: skill1 -> skill0" in capsys.readouterr().err
+    suite.write_text(text.replace("LIMIT", "8"))
+    assert bench.evaluate(*words) == 2
+    assert "holds the suite mine with another questions; give another directory with -o" in capsys.readouterr().err
+
+
+def test_a_file_of_prompts_is_a_suite_too(bench: Bench) -> None:
+    rows = [{"id": str(n), "prompt": f"prompt {n}", "label": ("harmful", "benign")[n % 2]} for n in range(4)]
+    Path("held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert bench.evaluate("held.jsonl", "--suite", "harmful", "-o", "out") == 0
+    assert {c.prompt_id for c in bench.candidates(Path("out"), "held")} == {"0", "1", "2", "3"}
+
+
+def test_worked_answers_are_matched_with_their_reference(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": "1", "question": "1 + 1?", "answer": "#### 2"}, {"id": "2", "question": "1 + 3?", "answer": "4"}]
+    Path("eval_gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert bench.evaluate("--suite", "gsm8k", "--data-root", ".", "-o", "out", "--json") == 0
+    (found,) = decode(capsys.readouterr().out, list[SuiteResult])
+    assert (found.measures["exact_match"].value, found.measures["exact_match"].n) == (0.0, 2)
+
+
+def test_too_many_failed_verdicts_stop_the_suite_and_keep_the_samples(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "backend_of", lambda config, progress: Broken(config, rules.load()))
+    assert bench.evaluate("--suite", "harmful", "-o", "out") == 1
+    assert "6 of 6 verdicts failed" in capsys.readouterr().err
+    assert len(bench.candidates(Path("out"), "harmful")) == 6
+    assert not Path("out/stages/harmful/result.json").exists()
+
+
+def test_a_prompt_that_does_not_fit_is_told_before_anything_boots(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("c.yaml").write_text("model: {max_length: 1024}\n")
+    assert bench.evaluate("--suite", "many_shot", "-o", "out") == 2
+    assert "but model.max_length leaves 832 beside the longest completion" in capsys.readouterr().err
+    assert bench.booted == [] and not Path("out").exists()
+
+
+def test_where_an_evaluation_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    policy = tmp_path / "stages/01-prefer/policy"
+    assert command.place(str(tmp_path), policy) == tmp_path / "evaluations/01-prefer"
+    assert command.place(str(tmp_path), tmp_path / "cache/model") == tmp_path / "evaluations/base"
+    assert command.place("org/A model/", tmp_path) == Path("evaluations/A-model")
+
+
+def test_answers_do_not_pile_up_in_the_driver(tmp_path: Path) -> None:
+    """The answers of a suite take 40 MB as text and ids; the driver gets by with a tenth of it."""
+    config, long = Config(), PLAIN * 150
+    suite = suites.find("utility")
+    asked = suites.questions(suite)
+    assert len(asked) * len(long) * 9 > 30e6
+
+    class Wordy(Rote):
+        def _candidate(self, request: Request, sample: int, id: str) -> Candidate:
+            return replace(super()._candidate(request, sample, id), text=long, token_ids=tuple(map(ord, long)))
+
+    @contextmanager
+    def phase(name: str, total: int):
+        yield lambda count: None
+
+    (tmp_path / "skill").write_text("0")
+    backend = Wordy(config, rules.load())
+    with RunDir.open(tmp_path / "run", config) as run:
+        observer = Observer(rules.load(), "lines")
+        examiner = Examiner(run, backend, backend.policy(tmp_path), Letters(), observer, phase, 0.0, 64)
+        tracemalloc.start()
+        try:
+            found = examiner.examine(suite, asked)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert found.measures["tokens"].value == len(long)
+    assert peak < 6e6
+
+
+# Compare
+
+
+def test_two_evaluations_are_compared_prompt_by_prompt(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    for skill in (0, 1):
+        assert bench.evaluate("--suite", "harmful,everyday", "-o", f"out{skill}", model=f"model{skill}") == 0
+    capsys.readouterr()
+    for ending in ("html", "md", "json"):
+        assert main(["compare", "out0", "out1", "-o", f"c.{ending}"]) == 0
+    shown = capsys.readouterr().out
+    assert "out0 (skill0) against out1 (skill1)" in shown
+    assert "harmful: 6 prompts on both sides, 6 got better, 0 got worse" in shown
+    assert "everyday: 6 prompts on both sides, 0 got better, 0 got worse" in shown
+    assert "input policy: skill0 -> skill1" in shown
+    (pairing,) = json.loads(Path("c.json").read_text())
+    harmful = next(block for block in pairing["blocks"] if block["suite"] == "harmful")
+    assert {flip["before"] for flip in harmful["flips"]} == {PLAIN}
+    assert all(flip["after"].startswith("<think>") and flip["prompt"] for flip in harmful["flips"])
+    assert "&lt;think&gt;" in Path("c.html").read_text() and "<think>" not in Path("c.html").read_text()
+    assert "### Better: " in Path("c.md").read_text()
+
+
+def test_stages_of_a_run_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    align(tmp_path)
+    run = tmp_path / "run"
+    assert main(["compare", f"{run}@base", str(run), "-o", str(tmp_path / "c.json")]) == 0
+    (pairing,) = json.loads((tmp_path / "c.json").read_text())
+    assert pairing["before"] == f"{run}@base" and pairing["after"].startswith(f"{run}@0")
+    (block,) = pairing["blocks"]
+    changes = {change["measure"]: change for change in block["changes"]}
+    assert (changes["harmful_refused"]["before"], changes["harmful_refused"]["after"]) == (0.0, 1.0)
+    assert {flip["label"] for flip in block["flips"]} == {"harmful"}
+    assert len(block["flips"]) == changes["harmful_refused"]["difference"]["n"] == 12
+    assert main(["compare", f"{run}@07-none", str(run)]) == 2
+    assert "no such evaluated stage; there are 00-imitate" in capsys.readouterr().err
