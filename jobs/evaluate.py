@@ -1,6 +1,6 @@
-"""`erpo eval` as a Ray job: a model, or the policy of a run directory, on files of labelled prompts.
+"""`erpo eval` as a Ray job: a model, or the policy of a run directory, on suites and files of labelled prompts.
 
-ray job submit --working-dir . -- python jobs/evaluate.py DIR prompts.jsonl --output evaluation.json
+ray job submit --working-dir . -- python jobs/evaluate.py DIR --suite harmful,over_refusal --output evaluations/DIR
 """
 
 from __future__ import annotations

