@@ -17,6 +17,9 @@ from erpo_ray.explore import Backend, Phase, check_verdicts, sample
 from erpo_ray.rundir import Ledger, RunDir
 from erpo_ray.types import Candidate, Policy, Request, Sampling, Verdict, encode, identity
 
+_BINDING = ("transforms", "metrics", "max_tokens", "questions")
+"""What of a suite cannot change while its stage goes on."""
+
 
 class Renders(Protocol):
     """The renderer of the policy."""
@@ -109,7 +112,7 @@ def _asked(suite: Suite, questions: Sequence[Question], max_tokens: int) -> Aske
 
 
 def _require_same(place: Path, kept: Asked, now: Asked) -> None:
-    names = [name for name in Asked.__dataclass_fields__ if getattr(kept, name) != getattr(now, name)]
+    names = [name for name in _BINDING if getattr(kept, name) != getattr(now, name)]
     if names:
         raise UsageError(
             f"{place}: holds the suite {kept.suite} with another {', '.join(names)}; give another directory with -o"
