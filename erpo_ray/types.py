@@ -80,6 +80,18 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Axes:
+    """What a judge says that does not measure every axis: None where it measures nothing.
+
+    Safety and utility in [-1, 1]; `refused` is whether the answer declines.
+    """
+
+    safety: float | None = None
+    utility: float | None = None
+    refused: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Something that could not be judged or sampled: its cause, and the raw text or error behind it."""
 
@@ -89,7 +101,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a judge says of one candidate: scores, or a failure, never both and never a neutral guess."""
+    """What a judge says of one candidate: scores, or a failure, never both and never a neutral guess.
+
+    A judge that measures only some axes (a guard) gives `partial` in place of scores. An ensemble joins such verdicts;
+    alone they make no pair and count in no rate.
+    """
 
     candidate_id: str
     judge: str
@@ -98,6 +114,7 @@ class Verdict:
     refused: bool = False
     well_formed: bool = False
     notes: tuple[str, ...] = ()
+    partial: Axes | None = None
 
 
 @dataclass(frozen=True, slots=True)

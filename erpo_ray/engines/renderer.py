@@ -31,7 +31,7 @@ class Renderer:
                 "or put a chat_template.jinja beside its tokenizer"
             )
         self._special = tuple(t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special)
-        self.stop_ids = self._stop_ids()
+        self.stop_ids = stop_ids(self._tokenizer, self.model_dir)
         self.eos_id = self._closing_id()
 
     def render(self, text: str) -> tuple[int, ...]:
@@ -83,18 +83,19 @@ class Renderer:
         chat = [{"role": "user", "content": text}]
         return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=tokenize)
 
-    def _stop_ids(self) -> tuple[int, ...]:
-        """The tokenizer's end of sequence and those of generation_config.json (chat models often list several)."""
-        found = {self._tokenizer.eos_token_id}
-        path = self.model_dir / "generation_config.json"
-        if path.exists():
-            listed = json.loads(path.read_text()).get("eos_token_id")
-            found.update(listed if isinstance(listed, list) else [listed])
-        return tuple(sorted(token for token in found if token is not None))
-
     def _closing_id(self) -> int:
         """The stop id that the template writes after an assistant's message, else the tokenizer's own."""
         chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _STAND_IN}]
         tail = self._tokenizer.apply_chat_template(chat, tokenize=False).partition(_STAND_IN)[2]
         closing = next((token for token in self._ids(tail) if token in self.stop_ids), None)
         return self._tokenizer.eos_token_id if closing is None else closing
+
+
+def stop_ids(tokenizer: Any, model_dir: Path) -> tuple[int, ...]:
+    """The tokenizer's end of sequence and those of generation_config.json (chat models often list several)."""
+    found = {tokenizer.eos_token_id}
+    path = model_dir / "generation_config.json"
+    if path.exists():
+        listed = json.loads(path.read_text()).get("eos_token_id")
+        found.update(listed if isinstance(listed, list) else [listed])
+    return tuple(sorted(token for token in found if token is not None))

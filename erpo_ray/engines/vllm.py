@@ -50,7 +50,7 @@ class Engine:
     def __init__(self, model_dir: Path | str, version: str, settings: EngineSettings) -> None:
         self.version = version
         self.renderer = Renderer(model_dir)
-        self._llm: Any = _start(model_dir, settings)
+        self._llm: Any = start(model_dir, settings)
         self._can_sleep, self._asleep = settings.sleep, False
         self._open: dict[str, tuple[str, int]] = {}
         self._names = itertools.count()
@@ -163,7 +163,8 @@ def _params(sampling: Sampling, stop_ids: tuple[int, ...]) -> Any:
     )
 
 
-def _start(model_dir: Path | str, settings: EngineSettings) -> Any:
+def start(model_dir: Path | str, settings: EngineSettings) -> Any:
+    """vLLM's `LLM` over a model directory, in this process."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

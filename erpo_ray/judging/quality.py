@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from difflib import SequenceMatcher
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PIECE = re.compile(r"\w+|[^\w\s]")
 _FILLER = re.compile(
     r"\b(?:happy|glad|here|ready|pleased) to (?:help|assist)\b|\bhow (?:can|may) i (?:help|assist)\b"
@@ -15,6 +16,11 @@ _FILLER_PIECES = 30
 _ECHO = 0.9
 """Share of matching words, of prompt and answer together, from which the answer only says the prompt again."""
 _ECHO_WORDS = 300
+
+
+def lone_surrogate(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which no tokenizer and no file takes."""
+    return bool(_SURROGATE.search(text))
 
 
 def rough_tokens(text: str) -> int:

@@ -20,7 +20,6 @@ several categories, and the label is one guess at them. What cannot be judged is
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +27,7 @@ from erpo_ray import traces
 from erpo_ray.config import Judge
 from erpo_ray.errors import UsageError
 from erpo_ray.judging import UNFINISHED
-from erpo_ray.judging.quality import relevance, repetition, rough_tokens, vacuous
+from erpo_ray.judging.quality import lone_surrogate, relevance, repetition, rough_tokens, vacuous
 from erpo_ray.judging.refusal import is_refusal
 from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.types import Candidate, Failure, Prompt, Scores, Verdict
@@ -47,7 +46,6 @@ CAUSES = (
 )
 """Every cause of a Failure from this judge."""
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _LOWEST_ANSWER = -0.9
 """Utility of the worst answer: still above a refusal of the harmless."""
 _VACUOUS = 1.0
@@ -174,4 +172,4 @@ def _malformed(prompt: Prompt, candidate: Candidate) -> str:
         return "bad_token_ids"
     if candidate.finish not in ("stop", "length"):
         return "bad_finish"
-    return "lone_surrogate" if _SURROGATE.search(candidate.text) or _SURROGATE.search(prompt.text) else ""
+    return "lone_surrogate" if lone_surrogate(candidate.text) or lone_surrogate(prompt.text) else ""

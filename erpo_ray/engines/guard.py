@@ -1,0 +1,145 @@
+"""A guard model served by vLLM: questions become token ids, replies come back with the odds of the verdict words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from erpo_ray.engines.renderer import stop_ids
+from erpo_ray.engines.vllm import EngineSettings, start
+from erpo_ray.errors import UsageError
+from erpo_ray.judging.guards import Chat, GuardFormat, Piece, Question, Reply, log_sum
+from erpo_ray.types import Failure
+
+_STAND_IN = 0xE000
+"""First private-use character of those that mark judged texts in a rendered template."""
+
+
+class GuardTokens:
+    """Tokenizer of one guard: questions to ids, ids to text, verdict words to the tokens that begin them.
+
+    Raises UsageError when a format needs a chat template that the model lacks, or when two verdict words begin alike.
+    """
+
+    def __init__(self, model_dir: Path | str, format: GuardFormat) -> None:
+        from transformers import AutoTokenizer
+
+        self.model_dir = Path(model_dir)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_dir))
+        self._special = tuple(t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special)
+        self.stop_ids = stop_ids(self._tokenizer, self.model_dir)
+        self.words = {word: self._first_tokens(word) for word in format.words}
+        first = [token for tokens in self.words.values() for token in tokens]
+        if len(set(first)) < len(first):
+            raise UsageError(
+                f"{model_dir}: {' and '.join(format.words)} begin with the same token, so that their odds cannot be "
+                f"told apart; use a model that fits the guard format {format.name}"
+            )
+
+    def encode(self, question: Question) -> list[int]:
+        """Ids of a question. Special-token strings inside judged texts stay plain text."""
+        if isinstance(question, Chat):
+            return self._ids(self._rendered(question))
+        bos = self._tokenizer.bos_token_id
+        return [*([] if bos is None else [bos]), *self._ids(question.pieces)]
+
+    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Text of each token without special ones; joined they are the reply. For the few tokens of a verdict."""
+        texts = [self._decode(ids[:end]) for end in range(len(ids) + 1)]
+        return tuple(after[len(before) :] for before, after in zip(texts, texts[1:], strict=False))
+
+    def odds(self, logprobs: Mapping[int, Any]) -> dict[str, float]:
+        """Log-probability of each verdict word, by the tokens that begin it."""
+        return {
+            word: log_sum([logprobs[token].logprob for token in tokens if token in logprobs])
+            for word, tokens in self.words.items()
+        }
+
+    def _rendered(self, chat: Chat) -> list[Piece]:
+        """The text of a chat in pieces, judged texts apart."""
+        if not self._tokenizer.chat_template:
+            raise UsageError(
+                f"{self.model_dir}: the guard's tokenizer has no chat template, which writes its prompt; put the "
+                "model's own chat_template.jinja beside it"
+            )
+        data = [text for _, pieces in chat.messages for text, is_data in pieces if is_data]
+        marks = [chr(_STAND_IN + i) for i in range(len(data))]
+        left = iter(marks)
+        messages = []
+        for role, pieces in chat.messages:
+            text = "".join(next(left) if is_data else text for text, is_data in pieces)
+            messages.append({"role": role, "content": [{"type": "text", "text": text}] if chat.parts else text})
+        rest = self._tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **dict(chat.variables)
+        )
+        out: list[Piece] = []
+        for mark, text in zip(marks, data, strict=True):
+            before, found, rest = rest.partition(mark)
+            if not found or mark in rest:
+                raise UsageError(
+                    f"{self.model_dir}: the chat template does not hold each judged text exactly once and in order; "
+                    "choose the guard format that fits the model"
+                )
+            out += [(before, False), (text, True)]
+        return [*out, (rest, False)]
+
+    def _ids(self, pieces: Sequence[Piece]) -> list[int]:
+        """In one go, as the model was trained, unless data holds special-token strings: then piece by piece."""
+        if not any(special in text for text, is_data in pieces if is_data for special in self._special):
+            return self._encode("".join(text for text, _ in pieces), plain=False)
+        return [token for text, is_data in pieces for token in self._encode(text, plain=is_data)]
+
+    def _encode(self, text: str, plain: bool) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _first_tokens(self, word: str) -> tuple[int, ...]:
+        """The tokens that begin a word, at the start of a line and after a space; blank tokens do not count."""
+        found = set()
+        for text in (word, f" {word}"):
+            found.update([token for token in self._encode(text, plain=True) if self._decode([token]).strip()][:1])
+        return tuple(sorted(found))
+
+
+class GuardEngine:
+    """One guard in the calling process; `classify` is what a GuardJudge asks."""
+
+    def __init__(self, model_dir: Path | str, format: GuardFormat, settings: EngineSettings) -> None:
+        self._tokens = GuardTokens(model_dir, format)
+        self._room = settings.max_length - format.max_tokens
+        self._llm: Any = start(model_dir, settings)
+
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        self._params = SamplingParams(
+            temperature=0.0,
+            max_tokens=format.max_tokens,
+            stop_token_ids=list(self._tokens.stop_ids),
+            logprob_token_ids=sorted(token for tokens in self._tokens.words.values() for token in tokens),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def classify(self, questions: Sequence[Question]) -> list[Reply | Failure]:
+        """One reply a question, in order. A question that does not fit into the context is a Failure `too_long`."""
+        prompts = [self._tokens.encode(question) for question in questions]
+        fitting = [{"prompt_token_ids": ids} for ids in prompts if len(ids) <= self._room]
+        outputs = iter(self._llm.generate(fitting, self._params, use_tqdm=False) if fitting else ())
+        return [
+            self._reply(next(outputs).outputs[0])
+            if len(ids) <= self._room
+            else Failure("too_long", f"{len(ids)} tokens, the guard takes {self._room}")
+            for ids in prompts
+        ]
+
+    def close(self) -> None:
+        """Stop the engine and free its memory."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+
+    def _reply(self, drawn: Any) -> Reply:
+        return Reply(self._tokens.pieces(drawn.token_ids), tuple(self._tokens.odds(at) for at in drawn.logprobs))
