@@ -46,7 +46,8 @@ class GuardTokens:
 
     def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Text of each token without special ones; joined they are the reply. For the few tokens of a verdict."""
-        texts = [self._decode(ids[:end]) for end in range(len(ids) + 1)]
+        # A character whose bytes are not all there yet belongs to the token that completes it.
+        texts = [self._decode(ids[:end]).rstrip("\ufffd") for end in range(len(ids))] + [self._decode(ids)]
         return tuple(after[len(before) :] for before, after in zip(texts, texts[1:], strict=False))
 
     def odds(self, logprobs: Mapping[int, Any]) -> dict[str, float]:

@@ -77,7 +77,7 @@ def test_the_text_of_tokens_joins_to_the_reply(tokens: GuardTokens, tokenizer: A
 
 
 def test_words_that_begin_alike_are_refused(smol: Path) -> None:
-    alike = GuardFormat("alike", GENERIC.ask, GENERIC.grammar, ("safe",), ("safe", "unsafe"))
+    alike = GuardFormat("alike", GENERIC.ask, GENERIC.grammar, ("safe",), ("safe!", "unsafe"))
     with pytest.raises(UsageError, match="begin with the same token"):
         GuardTokens(smol, alike)
 
