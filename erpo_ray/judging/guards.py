@@ -133,7 +133,7 @@ def p_unsafe(reply: Reply, format: GuardFormat) -> float | None | Failure:
     if math.isnan(odds):
         return Failure("bad_logprobs", str(dict(found)))
     # The branch keeps exp small, whatever the odds.
-    return 1 / (1 + math.exp(-odds)) if odds > 0 else 1 - 1 / (1 + math.exp(odds))
+    return 1 / (1 + math.exp(-odds)) if odds > 0 else math.exp(odds) / (1 + math.exp(odds))
 
 
 def log_sum(values: Sequence[float]) -> float:

@@ -76,6 +76,7 @@ _BINARY = re.compile(r"(?:[01]{8}[\s,]?){6,}")
 _CODES = re.compile(r"(?:\b\d{2,3}\b[\s,]{1,2}){10,}")
 _ESCAPES = re.compile(r"(?:\\u00[0-9A-Fa-f]{2}|&#\d{2,3};){6,}")
 _MORSE = re.compile(r"(?:[.\u00b7\u2022\-\u2212\u2013]{1,6}[ /|]{1,3}){12,}")
+_BLANK = re.compile(r"[ /|]")
 _SPACED = re.compile(r"(?:(?<![A-Za-z])[A-Za-z][ ._*|/~\n-]{1,2}){12,}")
 _INVISIBLE = re.compile("[\u200b\u200c\u2060-\u2064\ufeff\u00ad\U000e0000-\U000e007f]")
 _MARK = re.compile("[\u0300-\u036f]")
@@ -171,9 +172,6 @@ def _by_marks(text: str) -> str:
     tokens = _TOKEN.findall(lower)
     leet = sum(1 for token in tokens if _LEET.search(token[:40]))
     return "leetspeak" if leet >= 5 and leet >= 0.2 * len(tokens) else ""
-
-
-_BLANK = re.compile(r"[ /|]")
 
 
 def _by_letters(text: str) -> str:
