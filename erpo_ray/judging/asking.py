@@ -56,16 +56,17 @@ class RetryBudget:
     """Retries as a share of requests, pooled: each request earns a part of one, each retry spends one."""
 
     def __init__(self, share: float) -> None:
-        self._share, self._left = share, float(_RESERVE if share else 0)
+        self._share, self._reserve = share, _RESERVE if share else 0
+        self._requests = self._spent = 0
 
     def earn(self) -> None:
-        self._left += self._share
+        self._requests += 1
 
     def spend(self) -> bool:
         """Take one if there is one."""
-        if self._left < 1:
+        if self._spent + 1 > self._reserve + self._share * self._requests:
             return False
-        self._left -= 1
+        self._spent += 1
         return True
 
 

@@ -56,8 +56,9 @@ class Model(Protocol):
 
 @asynccontextmanager
 async def connect(settings: JudgeLLM) -> AsyncIterator[Model]:
-    """The configured endpoint, closed at the end. Raises UsageError for a key that no header can hold."""
+    """The configured endpoint, closed at the end. Raises UsageError for a key or an address that cannot be one."""
     # These take a second to import, and most runs do without them.
+    import httpx2
     import openai
 
     from erpo_ray.judging import guarded_http
@@ -66,8 +67,13 @@ async def connect(settings: JudgeLLM) -> AsyncIterator[Model]:
     if not (key.isascii() and key.isprintable()):
         raise UsageError(f"judge: the key in ${settings.api_key_env} holds characters that no key has; set it again")
     async with guarded_http.client(settings.timeout_s, settings.concurrency) as http:
-        # A local server needs no key, but the client insists on one.
-        client = openai.AsyncOpenAI(base_url=settings.base_url, api_key=key or "none", max_retries=0, http_client=http)
+        try:
+            # A local server needs no key, but the client insists on one.
+            client = openai.AsyncOpenAI(
+                base_url=settings.base_url, api_key=key or "none", max_retries=0, http_client=http
+            )
+        except httpx2.InvalidURL as error:
+            raise UsageError(f"judge.base_url: {settings.base_url} is no address ({error}); correct it") from None
         yield ChatClient(client, settings, key)
 
 
@@ -131,7 +137,7 @@ class ChatClient:
     def _completion(self, body: bytes) -> Completion | Denied:
         try:
             reply = msgspec.json.decode(body, type=_Reply)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             told = f"{error}: {body.decode('utf-8', 'backslashreplace')}"
             return Denied(self._failure("no_chat_completion", told), again=True)
         if len(reply.choices) != 1:

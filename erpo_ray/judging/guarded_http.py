@@ -7,6 +7,7 @@ No redirect is followed, so that the key goes to the configured host alone; no c
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import cast
 
 import httpx2
 
@@ -40,8 +41,7 @@ async def _guard(response: httpx2.Response) -> None:
     coding = response.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):
         raise Unreadable("compressed_reply", f"content-encoding {coding}, which was not asked for")
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    response.stream = _Limited(response.stream)
+    response.stream = _Limited(cast(httpx2.AsyncByteStream, response.stream))
 
 
 class _Limited(httpx2.AsyncByteStream):
