@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from erpo_ray import traces
-from erpo_ray.config import JudgeLLM
+from erpo_ray.config import Judge, JudgeLLM
 from erpo_ray.judging import rubrics
 from erpo_ray.judging.asking import Asker, Usage
 from erpo_ray.judging.cache import Cache, key
@@ -37,7 +37,7 @@ Connect = Callable[[], AbstractAsyncContextManager[Model]]
 Winner = Literal["a", "b", "tie"]
 
 _MESSAGE, _ANSWER = "The user's message", "The assistant's answer"
-_MIN_TOKENS = 5
+_MIN_TOKENS = Judge().min_answer_tokens
 """Rough tokens below which an answer is noted as short."""
 
 
@@ -68,7 +68,7 @@ class Faithfulness:
 class LLMJudge:
     """Judges by asking a model; its verdicts carry the judge name `llm`.
 
-    `connect` opens the way to the model, the configured endpoint if not given. Raises UsageError for a wrong address,
+    `connect_to` opens the way to the model, the configured endpoint if not given. Raises UsageError for a wrong address,
     model or key, and for a cache file that is none. Not to be used within a running event loop.
     """
 
