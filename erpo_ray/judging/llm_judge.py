@@ -68,8 +68,8 @@ class Faithfulness:
 class LLMJudge:
     """Judges by asking a model; its verdicts carry the judge name `llm`.
 
-    `connect_to` opens the way to the model, the configured endpoint if not given. Raises UsageError for a wrong address,
-    model or key, and for a cache file that is none. Not to be used within a running event loop.
+    `connect_to` opens the way to the model, the configured endpoint if not given. Raises UsageError for a wrong
+    address, model or key, and for a cache file that is none. Not to be used within a running event loop.
     """
 
     name = "llm"
