@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -68,13 +68,31 @@ def chat(
 
 
 @app.command()
-def export(
-    run: Run, folder: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for the model and its card.")]
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run directory, model directory, or name of a model.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    name: Annotated[str | None, typer.Option(help="Name that requests ask for; the run's or the model's own.")] = None,
 ) -> int:
-    """Copy the policy of a run with a model card, ready for transformers, vLLM or the hub."""
+    """Serve a policy as an OpenAI-compatible endpoint; its trace comes as `reasoning`, apart from the answer."""
+    from erpo_ray.commands import serve
+
+    return serve.serve(model, host, port, name)
+
+
+@app.command()
+def export(
+    run: Run,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for what is exported.")],
+    to: Annotated[
+        Literal["hf", "trl", "inspect"],
+        typer.Option(help="hf: model and card; trl: pairs as Parquet; inspect: evaluations as Inspect logs."),
+    ] = "hf",
+) -> int:
+    """Copy what a run made for other tools: its policy with a model card, its pairs, or its evaluations."""
     from erpo_ray.commands import export
 
-    return export.export(run, folder)
+    return export.export(run, folder, to)
 
 
 @app.command("eval")

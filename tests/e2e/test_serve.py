@@ -1,0 +1,126 @@
+"""`erpo serve` with vLLM's real server on the embedded model, asked through the openai client."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from erpo_ray.engines.models import EMBEDDED, materialise
+
+ROOT = Path(__file__).parents[2]
+ASK = {"role": "user", "content": "What colour is the sky?"}
+TOLD = {"role": "assistant", "content": "<think>\nColours are harmless.\n</think>\nThe sky is blue."}
+SHOWN: Any = [ASK, TOLD, ASK, TOLD, ASK, TOLD, ASK]
+"""The embedded model was never taught to write traces; three of them before its eyes it writes a fourth."""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server that `erpo serve` started; SIGTERM must end both of them."""
+    materialise(EMBEDDED)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    command = [sys.executable, "-m", "erpo_ray", "serve", EMBEDDED, "--port", str(port), "--name", "smol"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    with log.open("wb") as errors:
+        erpo = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        assert _first_line(erpo, log) == f"serving smol at http://127.0.0.1:{port}/v1 (Ctrl-C stops it)\n"
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        erpo.send_signal(signal.SIGTERM)
+        code = erpo.wait(60)
+    assert code == 75, log.read_text()[-3000:]
+    with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+        probe.connect(("127.0.0.1", port))
+
+
+def _first_line(erpo: subprocess.Popen[str], log: Path) -> str:
+    lines: queue.Queue[str] = queue.Queue()
+    stdout = erpo.stdout
+    assert stdout is not None
+    threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        assert erpo.poll() is None, log.read_text()[-3000:]
+        try:
+            return lines.get(timeout=1)
+        except queue.Empty:
+            continue
+    raise AssertionError(f"no server after four minutes: {log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def client(served: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=served, api_key="none", max_retries=0, timeout=120)
+
+
+def reasoning(message: Any) -> str | None:
+    """vLLM's field; older servers and some clients call it `reasoning_content`."""
+    return (message.model_extra or {}).get("reasoning")
+
+
+def test_the_model_goes_by_the_name_it_was_given(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["smol"]
+
+
+def test_the_trace_comes_apart_from_the_answer(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(model="smol", messages=SHOWN, max_tokens=64)
+    message = reply.choices[0].message
+    assert reply.choices[0].finish_reason == "stop"
+    assert reasoning(message) and message.content
+    assert not any(tag in f"{reasoning(message)}{message.content}" for tag in ("<think>", "</think>", "<|"))
+    assert reply.usage is not None and reply.usage.completion_tokens_details is not None
+    counted = reply.usage.completion_tokens_details.reasoning_tokens
+    assert counted is not None and 0 < counted < reply.usage.completion_tokens
+
+
+def test_a_stream_says_the_same_and_the_trace_first(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="smol", messages=SHOWN, max_tokens=64).choices[0].message
+    stream = client.chat.completions.create(model="smol", messages=SHOWN, max_tokens=64, stream=True)
+    deltas = [chunk.choices[0].delta for chunk in stream if chunk.choices]
+    assert "".join(reasoning(delta) or "" for delta in deltas) == reasoning(whole)
+    assert "".join(delta.content or "" for delta in deltas) == whole.content
+    order = ["content" if delta.content else "reasoning" for delta in deltas if delta.content or reasoning(delta)]
+    assert order == sorted(order, reverse=True) and len(order) > 4
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_trace_that_is_cut_off_is_no_answer(client: openai.OpenAI, streaming: bool) -> None:
+    if streaming:
+        stream = client.chat.completions.create(model="smol", messages=SHOWN, max_tokens=6, stream=True)
+        deltas = [chunk.choices[0].delta for chunk in stream if chunk.choices]
+        content = "".join(delta.content or "" for delta in deltas)
+        thought = "".join(reasoning(delta) or "" for delta in deltas)
+    else:
+        choice = client.chat.completions.create(model="smol", messages=SHOWN, max_tokens=6).choices[0]
+        assert choice.finish_reason == "length" and choice.message.content is None
+        content, thought = "", reasoning(choice.message) or ""
+    assert content == "" and thought
+
+
+def test_an_answer_without_a_trace_is_content(client: openai.OpenAI) -> None:
+    asked: Any = [{"role": "user", "content": "Name one fruit."}]
+    message = client.chat.completions.create(model="smol", messages=asked, max_tokens=24).choices[0].message
+    assert message.content and reasoning(message) is None
+
+
+def test_what_a_request_leaves_open_is_greedy(client: openai.OpenAI) -> None:
+    asked: Any = [{"role": "user", "content": "Tell me a short story about a boat."}]
+    left_open = client.chat.completions.create(model="smol", messages=asked, max_tokens=24)
+    greedy = client.chat.completions.create(model="smol", messages=asked, max_tokens=24, temperature=0)
+    assert left_open.choices[0].message.content == greedy.choices[0].message.content
