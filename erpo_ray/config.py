@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from erpo_ray.types import Label, Objective, Sampling, Training
 
 CompositionName = Literal["lexicographic", "stair", "lagrangian", "gate"]
+Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
 class Section(BaseModel):
@@ -337,6 +338,8 @@ class Config(Section):
     judge: Judge = Judge()
     evaluate: Evaluate = Evaluate()
     cluster: Cluster = Cluster()
+    tracking: tuple[Tracker, ...] = ()
+    """Trackers that get the rows of metrics.jsonl too; each is an extra of the same name."""
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

@@ -10,9 +10,11 @@ QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""Usage reports of Ray, vLLM and the hub off; no threads of tokenizers that a fork would break."""
+"""Usage reports of Ray, vLLM, the hub and trackers off; no threads of tokenizers that a fork would break."""
 
 ON_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 """The engine in the caller's own process: 930 tokens a second against 580 on two cores, and one process to place."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from erpo_ray import preflight, rules
+from erpo_ray import preflight, rules, tracking
 from erpo_ray.config import Config
 from erpo_ray.endings import recorded
 from erpo_ray.errors import GateFailed
@@ -32,8 +32,9 @@ def run(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> in
     with (
         RunDir.open(run_dir, config, inputs=_inputs(ready), need_bytes=ready.disk_bytes, note=say) as run,
         recorded(run.status),
+        tracking.tracking(config, run, say) as tracked,
     ):
-        outcomes = _align(config, ready, run, say)
+        outcomes = _align(config, ready, run, say, tracked.follow)
         accepted = [outcome for outcome in outcomes[1:] if outcome.accepted]
         say(table([outcome.measured for outcome in outcomes]))
         kept = outcomes[-1].evaluation
@@ -50,7 +51,9 @@ def run(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> in
     return 0
 
 
-def _align(config: Config, ready: Ready, run: RunDir, say: Callable[[str], None]) -> tuple[Outcome, ...]:
+def _align(
+    config: Config, ready: Ready, run: RunDir, say: Callable[[str], None], follow: Callable[[], None]
+) -> tuple[Outcome, ...]:
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
     progress = Progress()
@@ -64,7 +67,7 @@ def _align(config: Config, ready: Ready, run: RunDir, say: Callable[[str], None]
         base = backend.policy(ready.model_dir)
         task = Task(config, base, prompts, ready.book, renderer, teacher_of(config))
         held = per_source([p for p in ready.mix.evaluate if p.label != "unknown"], config.evaluate.per_source)
-        scene = Scene(backend, run, config, requests(held, renderer, config), progress.phase, say)
+        scene = Scene(backend, run, config, requests(held, renderer, config), progress.phase, say, follow)
         return align(METHODS[config.method](config), task, scene, run)
     finally:
         backend.close()

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erpo_ray import rules
+from erpo_ray import rules, tracking
 from erpo_ray.config import Config
 from erpo_ray.documents import near
 from erpo_ray.errors import UsageError
@@ -41,6 +41,7 @@ class Ready:
 def check(config: Config, run_dir: Path | None = None) -> Ready:
     """All checks, the cheap ones first. `run_dir` None (plan, evaluation) skips what concerns the directory."""
     method(config)
+    tracking.require(config.tracking)
     book = rules.load(config.rules.path)
     mix = mixing.gather(config.data, tuple(book.categories), config.seed)
     both_labels(mix)

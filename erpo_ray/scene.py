@@ -32,6 +32,8 @@ class Scene:
     evaluation: Sequence[Request]
     phase: Phase
     say: Callable[[str], None]
+    follow: Callable[[], None] = lambda: None
+    """Called when metrics.jsonl may have grown: trackers draw level with it."""
 
     def base(self, s: StageDir, task: Task) -> Outcome:
         """The unaligned model's figures: what every stage is compared with."""
@@ -124,6 +126,7 @@ class Scene:
             s.seal({"accepted": outcome.accepted, "reason": outcome.reason, "policy": outcome.policy.version})
             self.say(f"{outcome.stage}: {outcome.reason}")
         self.run.append_metric({**row(outcome.measured), "accepted": outcome.accepted})
+        self.follow()
         self.run.point_policy(outcome.policy.path)
         return outcome
 

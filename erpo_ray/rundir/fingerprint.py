@@ -17,8 +17,8 @@ from ruamel.yaml import YAML
 
 from erpo_ray.config import Config
 
-ELSEWHERE = ("backend", "cluster")
-"""Sections that say where a run runs, not what it computes: they may change between two starts."""
+ELSEWHERE = ("backend", "cluster", "tracking")
+"""What says where a run runs and who is told, not what it computes: it may change between two starts."""
 
 PACKAGES = (
     "erpo-ray",
