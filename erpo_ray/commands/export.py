@@ -1,4 +1,4 @@
-"""`erpo export`: the policy of a run as a directory to publish or serve, with a card that says how it was made."""
+"""`erpo export`: what a run made, for other tools. By default its policy, with a card that says how it was made."""
 
 from __future__ import annotations
 
@@ -6,32 +6,50 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from erpo_ray.commands.common import MEASURES, measures, metrics, policy_of, run_config
+from erpo_ray.commands import export_inspect, export_trl
+from erpo_ray.commands.common import MEASURES, measures, metrics, policy_of, require_run, run_config
 from erpo_ray.config import Config
 from erpo_ray.errors import UsageError
 from erpo_ray.prompts import seeds
+
+Format = Literal["hf", "trl", "inspect"]
+AFTER = {
+    "hf": "model and card: {folder}\nnext: vllm serve {folder}",
+    "trl": "pairs: {folder}\nnext: trl dpo --dataset_name {folder}, or datasets.load_dataset('{folder}')",
+    "inspect": "Inspect logs: {folder}\nnext: inspect view --log-dir {folder}",
+}
+"""What is said of each format when it is there."""
 
 LICENCES = {"smollm2-135m-instruct": "apache-2.0"}
 HUB_NAMES = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
-def export(run: Path, folder: Path) -> int:
-    """Copy model, card and sampling settings; the directory appears whole or not at all."""
+def export(run: Path, folder: Path, to: Format) -> int:
+    """Write what is asked for; the directory appears whole or not at all."""
     if folder.exists():
         raise UsageError(f"{folder}: exists already; name a new folder, nothing is overwritten")
     if not folder.absolute().parent.is_dir():
         raise UsageError(f"{folder}: no folder {folder.parent}; create it first")
-    policy, config = policy_of(run), run_config(run)
+    require_run(run)
+    if to == "inspect":
+        export_inspect.require()
     with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".export-") as scratch:
-        copy = Path(scratch) / "model"
-        shutil.copytree(policy, copy, ignore=shutil.ignore_patterns(".*"))
-        (copy / "README.md").write_text(card(config, metrics(run)), "utf-8")
-        _set_sampling(copy / "generation_config.json", config)
-        copy.rename(folder)
-    print(f"model and card: {folder}\nnext: vllm serve {folder}")
+        made = Path(scratch) / "made"
+        made.mkdir()
+        {"hf": _model, "trl": export_trl.write, "inspect": export_inspect.write}[to](run, made)
+        made.rename(folder)
+    print(AFTER[to].format(folder=folder))
     return 0
+
+
+def _model(run: Path, folder: Path) -> None:
+    """Model, card and sampling settings."""
+    policy, config = policy_of(run), run_config(run)
+    shutil.copytree(policy, folder, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+    (folder / "README.md").write_text(card(config, metrics(run)), "utf-8")
+    _set_sampling(folder / "generation_config.json", config)
 
 
 def card(config: Config, rows: list[dict[str, Any]]) -> str:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 NAME = "erpo"
 
 
-@ReasoningParserManager.register_module(NAME)
 class ErpoReasoningParser(ReasoningParser):
     """Trace as `reasoning`, answer as `content`. An unclosed trace is no answer: `content` is null.
 
@@ -97,3 +96,6 @@ def _message(reasoning: str, content: str) -> DeltaMessage | None:
     if not reasoning and not content:
         return None
     return DeltaMessage(reasoning=reasoning or None, content=content or None)
+
+
+ReasoningParserManager.register_module(NAME, module=ErpoReasoningParser)

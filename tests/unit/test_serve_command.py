@@ -93,7 +93,7 @@ def test_a_gpu_gets_its_share_of_memory_and_a_compiled_graph() -> None:
 def test_the_plug_in_that_vllm_is_told_of_is_there() -> None:
     plugin = options(command(Path("/m"), Config(), "h", 1, "n", gpu=False))["reasoning-parser-plugin"]
     source = (ROOT / plugin.replace(".", "/")).with_suffix(".py").read_text()
-    assert 'NAME = "erpo"' in source and "register_module(NAME)" in source
+    assert 'NAME = "erpo"' in source and "register_module(NAME, module=ErpoReasoningParser)" in source
 
 
 def test_a_port_that_is_taken_is_told_before_anything_boots(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
