@@ -1,0 +1,1 @@
+"""Decoding-time defences through transformers: ROSE (reverse-prompt contrast) and SCANS (activation steering)."""

@@ -1,0 +1,83 @@
+"""ROSE: what the model would say under a reverse prompt is subtracted while it decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from erpo_ray.config import Rose as Settings
+from erpo_ray.engines.defences.streams import Contrast, Stream
+from erpo_ray.engines.renderer import Renderer
+from erpo_ray.errors import UsageError
+from erpo_ray.types import Request, identity
+
+_PROBE = "Hello"
+
+
+class Rose:
+    """Reverse-prompt contrastive decoding. The branch s+ is the request's own prompt ids, unchanged."""
+
+    def __init__(self, renderer: Renderer, settings: Settings) -> None:
+        self._settings, self._plain = settings, renderer
+        self._reverse = ReverseRenderer(renderer.model_dir, settings.reverse)
+        self._head, self._reverse_head = _heads(renderer.render(_PROBE), self._reverse.render(_PROBE))
+
+    @property
+    def name(self) -> str:
+        return f"rose-{self._settings.alpha:g}-{identity(self._settings.reverse)[:8]}"
+
+    def lane(self, model: Any, requests: Sequence[Request]) -> Contrast:
+        plain = Stream(model, [request.prompt_ids for request in requests])
+        reverse = Stream(model, [self.reversed(request) for request in requests])
+        return Contrast(plain, reverse, self._settings.alpha)
+
+    def reversed(self, request: Request) -> tuple[int, ...]:
+        """The request's prompt ids with the reverse system prompt in the place of the template's own, if any.
+
+        Everything behind it stays token for token, further turns too. Where a template joins the two so that no
+        boundary between tokens is left, the prompt is rendered anew; a prompt that was not rendered from its text
+        alone is then a UsageError.
+        """
+        ids, head = request.prompt_ids, len(self._head)
+        if ids[:head] == self._head:
+            return (*self._reverse_head, *ids[head:])
+        if ids == self._plain.render(request.prompt.text):
+            return self._reverse.render(request.prompt.text)
+        raise UsageError(
+            f"prompt {request.prompt.id}: its ids do not begin as the chat template of {self._plain.model_dir} does, "
+            "so rose cannot give it a reverse system prompt; use prompts of one user message, or another defence"
+        )
+
+
+class ReverseRenderer(Renderer):
+    """A renderer that puts a system prompt before the user's message, inside it where the template knows no system."""
+
+    def __init__(self, model_dir: Path | str, system: str) -> None:
+        super().__init__(model_dir)
+        self._system = system.strip()
+        self._separate = self._takes_system()
+
+    def _template(self, text: str, tokenize: bool) -> Any:
+        chat = [{"role": "system", "content": self._system}, {"role": "user", "content": text}]
+        if not self._separate:
+            chat = [{"role": "user", "content": f"{self._system}\n\n{text}"}]
+        return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=tokenize)
+
+    def _takes_system(self) -> bool:
+        """False for templates that refuse a system message and for those that drop it."""
+        from jinja2 import TemplateError
+
+        chat = [{"role": "system", "content": self._system}, {"role": "user", "content": _PROBE}]
+        try:
+            return self._system in self._tokenizer.apply_chat_template(chat, tokenize=False)
+        except TemplateError:
+            return False
+
+
+def _heads(plain: Sequence[int], reverse: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What two sequences begin with before their common ending."""
+    common = 0
+    while common < min(len(plain), len(reverse)) and plain[-1 - common] == reverse[-1 - common]:
+        common += 1
+    return tuple(plain[: len(plain) - common]), tuple(reverse[: len(reverse) - common])
