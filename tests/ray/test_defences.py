@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from erpo_ray.config import Decode, Rose, Scans
 from erpo_ray.engines.defences import vectors as files
@@ -139,6 +139,17 @@ def test_neighbours_and_padding_in_a_batch_change_nothing(
     alone = drawn(model, renderer, defence, sampling, batch_size=1)
     assert drawn(model, renderer, defence, sampling, batch_size=12) == alone
     assert len({len(ids) for ids in alone.values()}) > 1
+
+
+def test_padding_moves_no_position_of_a_model_that_has_learned_them() -> None:
+    torch.manual_seed(0)
+    learned = GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=32)).eval()
+    short, long, more = [5, 6], [7, 8, 9, 10, 11], [12, 13]
+    with torch.inference_mode():
+        stream = Stream(learned, [short, long])
+        stream.feed(torch.tensor(more))
+    for row, ids in enumerate((short, long)):
+        assert torch.allclose(stream.logits[row].double(), full_logits(learned, [*ids, more[row]]), atol=1e-5)
 
 
 def test_samples_follow_from_the_seed(model: Any, renderer: Renderer) -> None:
