@@ -5,6 +5,7 @@ ROSE: Zhong et al., arXiv 2402.11889. SCANS: Cao et al., arXiv 2408.11491. Model
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -63,7 +64,8 @@ class Boundary:
 def boundary(harmful: Sequence[float], harmless: Sequence[float]) -> Boundary:
     """The threshold that divides the scores of both labels best; the lowest of several as good."""
     scores = sorted({*harmful, *harmless})
-    cuts = [scores[0], *((low + high) / 2 for low, high in pairwise(scores))]
+    # Half way between neighbours; never the lower one itself, which half way may round to.
+    cuts = [scores[0], *(max((low + high) / 2, math.nextafter(low, high)) for low, high in pairwise(scores))]
     found = [Boundary(cut, _accuracy(harmful, harmless, cut)) for cut in cuts]
     return max(found, key=lambda one: one.accuracy)
 
