@@ -145,6 +145,18 @@ def judge_check(
 
 
 @app.command()
+def report(
+    run: Run,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Page to write; RUN/report.html.")] = None,
+    redact: Annotated[bool, typer.Option("--redact", help="Hide harmful prompts and all answers to them.")] = False,
+) -> int:
+    """Write one HTML page that shows what became of the policy, with figures and examples."""
+    from erpo_ray.commands import report
+
+    return report.report(run, output, redact)
+
+
+@app.command()
 def status(run: Run, json: Json = False) -> int:
     """Show where a run stands."""
     from erpo_ray.commands import status

@@ -1,0 +1,33 @@
+"""The report: one self-contained HTML page of a run directory, finished or going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from erpo_ray.errors import EnvironmentFault, ErpoError, UsageError
+from erpo_ray.report.page import render
+from erpo_ray.report.read import read
+from erpo_ray.rundir import Files
+
+PAGE = "report.html"
+
+
+def write(run: Path, out: Path, redact: bool = False) -> None:
+    """Write the page of a run into `out`: the old page, or the new one whole.
+
+    UsageError when the run has nothing to report yet, or `out` cannot be written.
+    """
+    page = render(read(run), redact).encode()
+    try:
+        Files().put(out, page)
+    except EnvironmentFault as fault:
+        raise UsageError(f"{out}: cannot be written ({fault.__cause__}); name another file with -o") from fault
+
+
+def refresh(run: Path, note: Callable[[str], None]) -> None:
+    """Bring `report.html` of a run up to date. What hinders it is told to `note`: it must not end the run."""
+    try:
+        write(run, run / PAGE)
+    except ErpoError as error:
+        note(f"{PAGE} is out of date: {error}")

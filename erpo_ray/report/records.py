@@ -1,0 +1,113 @@
+"""What a report knows of a run, as frozen dataclasses: filled by `read`, drawn by `charts`, laid out by `page`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from erpo_ray.methods.base import Outcome
+from erpo_ray.types import Evaluation, Prompt, Verdict
+
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One greedy completion of an evaluation, its length in tokens, and its verdict (None: not judged yet)."""
+
+    prompt_id: str
+    text: str
+    tokens: int
+    finish: str
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A row of `training.jsonl`: one logged training step. What its loss does not have is None.
+
+    `margin` is that of the rewards (times beta), `accuracy` the share of pairs with a positive one, the
+    log-probabilities are sums over a completion in nats, means over the pairs of the step.
+    """
+
+    step: int
+    loss: float
+    margin: float | None = None
+    accuracy: float | None = None
+    logps_chosen: float | None = None
+    logps_rejected: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A row of `phases.jsonl`: seconds that a phase of a stage took in one start of the run."""
+
+    stage: str
+    phase: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """How many completions were sampled, and their tokens."""
+
+    completions: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage as far as it got. `kept` counts its examples or pairs by kind, `left_out` what was not used by reason.
+
+    `facts` are the numbers that training returned, `curve` its logged steps in order.
+    """
+
+    name: str
+    outcome: Outcome | None = None
+    evaluation: Evaluation | None = None
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    kept: Counts = field(default_factory=dict)
+    left_out: Counts = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[Step, ...] = ()
+    rollouts: Volume = Volume()
+    measured: Volume = Volume()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory, finished or going on. Stages stand in order, the base model first.
+
+    `prompts` are those of the evaluation by id; without them `prompts_note` says why. `seconds` is by (stage, phase).
+    `judges` holds the judge cards by name, `config_text` the resolved configuration as YAML.
+    """
+
+    name: str
+    config_text: str
+    settings: Mapping[str, Any]
+    status: Mapping[str, Any]
+    environment: Mapping[str, str]
+    fingerprint: str
+    stages: tuple[Stage, ...]
+    prompts: Mapping[str, Prompt]
+    prompts_note: str
+    seconds: Mapping[tuple[str, str], float]
+    judges: Mapping[str, Any]
+
+    @property
+    def base(self) -> Stage:
+        """The model as given."""
+        return self.stages[0]
+
+    @property
+    def last(self) -> Stage:
+        """The stage whose policy is the one to go on with; the base model's when none was accepted."""
+        outcomes = [stage.outcome for stage in self.stages if stage.outcome]
+        name = outcomes[-1].evaluation.stage if outcomes else self.base.name
+        return next(stage for stage in self.stages if stage.name == name)
+
+    @property
+    def measured(self) -> tuple[Stage, ...]:
+        """The stages whose policy was evaluated."""
+        return tuple(stage for stage in self.stages if stage.evaluation)
