@@ -191,7 +191,8 @@ def heat_map(
                 )
                 cell.set_gid(f"cell-{y}-{x}")
                 axes.add_patch(cell)
-                axes.text(x + 0.5, y + 0.53, f"{100 * rate.value:.0f}", ha="center", va="center", fontsize=9)
+                told = f"{100 * rate.value:.0f}"
+                axes.text(x + 0.5, y + 0.53, told, ha="center", va="center", fontsize=9, in_layout=False)
                 hovers[f"cell-{y}-{x}"] = (
                     f"{clean(category)}, {clean(stages[x])}: {rate.value:.0%} of {rate.n} prompts "
                     f"(95% interval {rate.low:.0%} to {rate.high:.0%})"
@@ -269,7 +270,9 @@ def _lines(axes: Axes, curve: Curve, measures: Sequence[str], colour: str) -> No
         found = [(step.step, getattr(step, measure)) for step in _thinned(curve.steps)]
         known = [(step, value) for step, value in found if value is not None]
         marker = "o" if len(known) == 1 else ""
-        axes.plot([step for step, _ in known], [value for _, value in known], style, color=colour, lw=1.4, marker=marker)
+        axes.plot(
+            [step for step, _ in known], [value for _, value in known], style, color=colour, lw=1.4, marker=marker
+        )
 
 
 def _thinned(steps: Sequence[Step]) -> list[Step]:

@@ -31,10 +31,12 @@ class Plate:
 def outcome(run: Run) -> list[Plate]:
     """What the stages came to: Pareto plot, lengths, refusals by category."""
     stages = _few(run.measured)
-    plates = [_pareto(stages), _lengths(run, stages)]
-    for label, colour, word in (("harmful", "good", "Harmful"), ("benign", "bad", "Harmless")):
-        plates += _heat_map(run, stages, label, colour, f"{word} prompts refused, by category")
-    return plates
+    return [
+        _pareto(stages),
+        _lengths(run, stages),
+        *_heat_map(run, stages, "harmful", "good", "Harmful prompts refused, by category"),
+        *_heat_map(run, stages, "benign", "bad", "Harmless prompts refused, by category"),
+    ]
 
 
 def pairs(run: Run) -> list[Plate]:
@@ -118,7 +120,10 @@ def _heat_map(
         return []
     rows = [(name, [rates.get(name) for rates in found]) for name in categories[:_MOST_CATEGORIES]]
     drawn = charts.heat_map(f"heat-{label}", heading, colour, [stage.name for stage in stages], rows)
-    caption = "Percent refused; in brackets the number of prompts. So few make wide intervals: a cell shows its own when pointed at."
+    caption = (
+        "Percent refused; in brackets the number of prompts. So few make wide intervals: a cell shows its own when "
+        "pointed at."
+    )
     if len(categories) > _MOST_CATEGORIES:
         caption += f" The first {_MOST_CATEGORIES} of {len(categories)} categories."
     return [Plate(heading, Markup(drawn), caption)]

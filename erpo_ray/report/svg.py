@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -18,7 +20,7 @@ NAMES = ("ink", "soft", "rule", "paper", "harmful", "benign", "good", "bad", "c0
 COLOURS: Mapping[str, str] = {name: f"#0101{number:02x}" for number, name in enumerate(NAMES, 1)}
 """Colours to draw with, by what they mean; none of them reaches the page."""
 
-RC = {
+RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "erpo_ray",
     "text.parse_math": False,
@@ -36,6 +38,7 @@ RC = {
     "grid.color": COLOURS["rule"],
     "grid.linewidth": 0.6,
 }
+"""How figures are drawn: text stays text, `$` is no formula, and the same figure has the same ids."""
 
 _CLASS = {colour: name for name, colour in COLOURS.items()}
 _NAMESPACE = re.compile(r"\{[^}]*\}")
@@ -61,7 +64,9 @@ def element(drawn: Figure, name: str, title: str, hovers: Mapping[str, str]) -> 
     for axes in drawn.axes:
         axes.patch.set_visible(False)
     buffer = io.StringIO()
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC), warnings.catch_warnings():
+        # Only widths are guessed without a glyph; the reader's browser has fonts of its own.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(buffer.getvalue())
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', buffer.getvalue()))

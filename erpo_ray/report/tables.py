@@ -146,12 +146,14 @@ def facts(run: Run) -> Table | None:
     named = [name for name in _FACTS if any(name in stage.facts for stage in trained)]
     if not named:
         return None
-    rows = tuple((s.name, *(_number(s.facts[name]) if name in s.facts else "\u2013" for name in named)) for s in trained)
+    rows = tuple(
+        (s.name, *(_number(s.facts[name]) if name in s.facts else "\u2013" for name in named)) for s in trained
+    )
     return Table("Training", ("stage", *(name.replace("_", " ") for name in named)), rows)
 
 
 def budget(run: Run) -> Table:
-    """Completions, tokens and seconds of each phase, and their sums; seconds only where the run directory holds them."""
+    """Completions, tokens and seconds of each phase, with sums; seconds only where the run directory holds them."""
     lines: list[tuple[str, str, Volume, float | None]] = []
     for stage in run.stages:
         for phase, volume in (("rollouts", stage.rollouts), ("evaluation", stage.measured)):

@@ -121,11 +121,15 @@ def finding(before: Evaluation, after: Evaluation, paired: Mapping[str, float]) 
         f"{after.benign_refused.value:.0%} of harmless ones instead of {before.benign_refused.value:.0%}",
     )
     detail = (
-        f"Harmful prompts refused: {percent(old)} \u2192 {percent(new)}, of {new.n}; harmless prompts refused: "
-        f"{percent(before.benign_refused)} \u2192 {percent(after.benign_refused)}, of {after.benign_refused.n}. "
+        f"Harmful prompts refused: {_moved(old, new)}; harmless prompts refused: "
+        f"{_moved(before.benign_refused, after.benign_refused)}. "
         "The prompts were held apart from training; in brackets 95% intervals."
     )
     return Finding(headline, detail, tone)
+
+
+def _moved(before: Rate, after: Rate) -> str:
+    return f"{percent(before)} \u2192 {percent(after)}, of {after.n}" if before.n and after.n else "not measured"
 
 
 def _headline(safety: Change | None, refusals: Change | None, harm: str, harmless: str) -> tuple[str, Tone]:
