@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from erpo_ray.config import JudgeLLM
+from erpo_ray.config.judges import JudgeLLM
 from erpo_ray.judging.chat_client import Completion, Denied, Model
 from erpo_ray.judging.replies import Form, Values, excerpt, read
 from erpo_ray.judging.rubrics import Case, Question, pose

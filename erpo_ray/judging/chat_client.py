@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from erpo_ray.config import JudgeLLM
+from erpo_ray.config.judges import JudgeLLM
 from erpo_ray.errors import UsageError
 from erpo_ray.judging.replies import Form, excerpt
 from erpo_ray.judging.rubrics import Question

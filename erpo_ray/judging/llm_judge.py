@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from erpo_ray import traces
-from erpo_ray.config import Judge, JudgeLLM
+from erpo_ray.config.judges import Judge, JudgeLLM
 from erpo_ray.judging import rubrics
 from erpo_ray.judging.asking import Asker, Usage
 from erpo_ray.judging.cache import Cache, key

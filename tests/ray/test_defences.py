@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from erpo_ray.config import Decode, Rose, Scans
+from erpo_ray.config.decoding import Decode, Rose, Scans
 from erpo_ray.engines.defences import vectors as files
 from erpo_ray.engines.defences.batch import choose
 from erpo_ray.engines.defences.engine import DefendedEngine, Plain, start

@@ -201,7 +201,7 @@ LABELLED = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LABELLED)
 def test_figures_are_those_of_scikit_learn(labelled: list[tuple[bool, float]]) -> None:
     made = card(rows(*((label, "unsafe" if p >= 0.5 else "safe", p) for label, p in labelled)), probabilities=True)
@@ -217,7 +217,7 @@ def test_figures_are_those_of_scikit_learn(labelled: list[tuple[bool, float]]) -
         assert made.f1.value == pytest.approx(f1_score(labels, [each >= 0.5 for each in p]))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_a_card_does_not_hang_on_the_order_of_rows(labelled: list[tuple[bool, float]], random: Random) -> None:
     some = rows(*((label, "unsafe" if p >= 0.5 else "safe", p) for label, p in labelled))

@@ -123,7 +123,7 @@ def test_settings_that_differ_are_told() -> None:
     assert compared(side("A", **outcomes(1)), after).settings == ("extra: (absent) -> 1", "prefer.beta: 0.1 -> 0.2")
 
 
-@trials(deadline=None, max_examples=20)
+@trials(max_examples=20)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))
 def test_swapping_the_sides_mirrors_everything(pairs: list[tuple[bool, bool]]) -> None:
     a, b = side("A", **outcomes(*(x for x, _ in pairs))), side("B", **outcomes(*(y for _, y in pairs)))

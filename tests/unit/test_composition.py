@@ -273,7 +273,7 @@ def judged_groups(draw: st.DrawFn) -> list[Group]:
     return groups
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(judged_groups(), st.booleans())
 def test_the_default_gives_the_pairs_it_always_gave(groups: list[Group], short: bool) -> None:
     config = Prefer(margin_tokens=3, pairs_per_prompt=3)
@@ -285,7 +285,7 @@ def test_the_default_gives_the_pairs_it_always_gave(groups: list[Group], short: 
         assert pairing.choose(groups, config, cap=cap, prefer_short=short, seed=3) == now
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(judged_groups(), st.booleans(), st.sampled_from(NAMES), st.randoms(use_true_random=False))
 def test_pairs_of_any_composition(groups: list[Group], short: bool, name: CompositionName, random: Random) -> None:
     config = Prefer(margin_tokens=3, composition=name, min_utility=-0.5)

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from erpo_ray.config import Decode
+from erpo_ray.config.decoding import Decode
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.defences import Boundary, boundary, contrast, cosines, directions, middle, seed_anchors
 from erpo_ray.prompts import seeds
@@ -35,7 +35,6 @@ def test_the_contrast_is_that_of_log_probabilities_but_for_a_constant() -> None:
     assert np.allclose(log_softmax(contrast(plain, reverse, 0.7)), log_softmax(published), atol=1e-12)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=8), st.floats(-1e4, 1e4))
 def test_without_weight_the_reverse_branch_is_not_seen(plain: list[float], reverse: float) -> None:
     assert contrast(np.array(plain), np.full(len(plain), reverse), 0.0).tolist() == plain
@@ -79,7 +78,6 @@ def test_scores_that_tell_nothing_have_the_accuracy_of_chance() -> None:
     assert boundary([0.1], [0.9]).accuracy == 0.5
 
 
-@settings(deadline=None)
 @given(scores, scores)
 def test_a_threshold_classifies_as_well_as_it_says_and_no_other_better(
     harmful: list[float], harmless: list[float]

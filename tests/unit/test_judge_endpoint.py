@@ -16,7 +16,7 @@ import pytest
 from judge_server import Asked, Behaviour, Server, completion, good, serving, status, verdict
 from pydantic import ValidationError
 
-from erpo_ray.config import JudgeLLM
+from erpo_ray.config.judges import JudgeLLM
 from erpo_ray.errors import UsageError
 from erpo_ray.judging import asking
 from erpo_ray.judging.asking import Asker, Pace, RetryBudget, Usage

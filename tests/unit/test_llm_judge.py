@@ -14,7 +14,7 @@ from forgeries import FAMILIES, Judge
 from judge_server import good, serving, status, verdict
 
 from erpo_ray import rules, traces
-from erpo_ray.config import JudgeLLM
+from erpo_ray.config.judges import JudgeLLM
 from erpo_ray.judging.llm_judge import Faithfulness, LLMJudge, Preference
 from erpo_ray.judging.quality import vacuous
 from erpo_ray.judging.rubrics import Question

@@ -230,7 +230,7 @@ def test_shares_have_wilson_intervals_and_scores_students() -> None:
     assert (found.low, found.high) == pytest.approx((0.044574, 0.455426), abs=1e-6)
 
 
-@trials(deadline=None, max_examples=20)
+@trials(max_examples=20)
 @given(st.lists(st.floats(0, 500), min_size=1, max_size=40))
 def test_intervals_hold_their_value_and_come_out_the_same_twice(values: list[float]) -> None:
     found = rate("tokens", values)

@@ -278,7 +278,7 @@ def judged_groups(draw: st.DrawFn) -> list[Group]:
     return groups
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(judged_groups(), st.booleans(), st.integers(1, 6), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_what_holds_for_any_groups(groups: list[Group], short: bool, most: int, each: int, random: Random) -> None:
     config = SETTINGS.model_copy(update={"max_pairs": most, "pairs_per_prompt": each})

@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow
 import pytest
 from hypothesis import given
-from hypothesis import settings as trials
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -95,7 +94,6 @@ def test_no_evaluation_prompt_resembles_a_training_prompt() -> None:
 # Similarity
 
 
-@trials(deadline=None)
 @given(st.lists(st.text("abcdef ", min_size=1, max_size=30), min_size=2, max_size=12), st.sampled_from((0.5, 0.7, 0.8)))
 def test_the_index_finds_what_comparing_all_pairs_finds(texts: list[str], threshold: float) -> None:
     index = similar.Index(texts, threshold)

@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from erpo_ray.judging.replies import CAUSES, Form, excerpt, read
@@ -105,7 +105,6 @@ JSON = st.recursive(
 PIECES = st.sampled_from([GOOD, "<think>", "</think>", "```json\n", "\n```", "{", "}", '"', CODE, "\\", "\ud800", " "])
 
 
-@settings(deadline=None)
 @given(st.text() | JSON.map(json.dumps) | st.lists(PIECES | st.text(max_size=5), max_size=9).map("".join))
 @example('{"code": "\\ud800"}')
 @example("\ud800")
@@ -120,7 +119,6 @@ def test_reading_gives_values_of_the_form_or_a_failure(reply: str) -> None:
             assert [type(value) for value in values if value == found[name]] == [type(found[name])]
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["code", *VALUES]), JSON))
 def test_only_the_values_of_the_form_are_taken(fields: dict[str, object]) -> None:
     reply = {"code": CODE} | VALUES | fields

@@ -149,7 +149,6 @@ def test_a_trace_is_shown_in_its_steps() -> None:
     assert parts("", "lines") == ()
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200), st.sampled_from(["lines", "tags"]))
 def test_any_text_has_parts(text: str, dialect: str) -> None:
     assert all(part.name in ("assessment", "rules", "path", "trace", "answer") for part in parts(text, dialect))  # pyright: ignore[reportArgumentType]
@@ -298,7 +297,7 @@ def test_no_payload_becomes_an_element_or_an_attribute(tmp_path: Path) -> None:
     inert(page(run, redact=True))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.text())
 def test_any_name_can_stand_in_a_figure(name: str) -> None:
     rate = Rate(0.5, 0.4, 0.6, 10)

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 from forgeries import SPECIAL
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from erpo_ray.judging import rubrics
@@ -52,7 +52,6 @@ def test_the_middle_of_an_overlong_text_is_left_out() -> None:
     assert show("\x00" * 21, 100) == Shown("\\u{0}" * 10 + "\\u{cut 1}" + "\\u{0}" * 10, 1)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300))
 @example("\\u{\\u{3c}<|\\")
 def test_showing_can_be_undone_and_hides_nothing(text: str) -> None:
@@ -62,7 +61,6 @@ def test_showing_can_be_undone_and_hides_nothing(text: str) -> None:
     assert not [char for char in shown.text if char not in "\n\t" and unicodedata.category(char) in hidden]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([*SPECIAL, *"abAB|<>[]/ \n\x00", "\u202e"]), max_size=60), st.integers(10, 60))
 def test_no_special_token_is_left_and_the_limit_holds(parts: list[str], limit: int) -> None:
     text = "".join(parts)

@@ -31,7 +31,7 @@ def test_lines_are_plain_json() -> None:
 
 
 @given(st.lists(st.builds(LeftOut, st.text(), st.text())))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_an_artefact_gives_back_its_rows(rows: list[LeftOut]) -> None:
     stream = io.BytesIO(artefact([encode(row) for row in rows]))
     assert list(artefact_rows(stream, LeftOut, Path("rows.jsonl"))) == rows

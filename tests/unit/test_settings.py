@@ -153,7 +153,7 @@ def test_what_a_run_keeps_loads_to_the_same_configuration(tmp_path: Path) -> Non
     assert settings.load(written(tmp_path, config_yaml(config).decode())) == config
 
 
-@trials(deadline=None, max_examples=30)
+@trials(max_examples=30)
 @given(
     name=st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), max_size=20),
     rate=st.floats(1e-12, 1.0),

@@ -132,7 +132,7 @@ def test_nothing_to_compare() -> None:
     assert compare({}) == {}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-100, 100) | st.sampled_from([0.0, 1.0, -1.0]), min_size=1, max_size=30))
 def test_any_differences_have_a_finite_interval_within_their_range(differences: list[float]) -> None:
     made = mean_difference(differences)
@@ -199,7 +199,7 @@ def test_no_discordant_pairs() -> None:
     assert (made.p, made.p_adjusted, made.gained, made.lost) == (1.0, 1.0, (), ())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.dictionaries(st.sampled_from("abcdefgh"), st.booleans()),
     st.dictionaries(st.sampled_from("abcdefgh"), st.booleans()),

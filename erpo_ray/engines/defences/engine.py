@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from erpo_ray.config import Decode
+from erpo_ray.config.decoding import Decode
 from erpo_ray.engines.defences.batch import Batch, Row
 from erpo_ray.engines.defences.rose import Rose
 from erpo_ray.engines.defences.scans import Scans, vectors_of

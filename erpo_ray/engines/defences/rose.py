@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from erpo_ray.config import Rose as Settings
+from erpo_ray.config.decoding import Rose as Settings
 from erpo_ray.engines.defences.streams import Contrast, Stream
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.errors import UsageError

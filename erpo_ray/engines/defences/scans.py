@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from erpo_ray.config import Scans as Settings
+from erpo_ray.config.decoding import Scans as Settings
 from erpo_ray.engines.defences.streams import Steered, states
 from erpo_ray.engines.defences.vectors import Vectors, extract, load, save
 from erpo_ray.engines.models import cache_dir
