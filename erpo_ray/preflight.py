@@ -92,10 +92,12 @@ def writable(run_dir: Path) -> None:
 
 
 def space(run_dir: Path, needed: int) -> None:
+    """Room for what the run has yet to write: weights that it holds from an earlier start are there already."""
+    left = needed - sum(path.stat().st_size for path in run_dir.rglob("*.safetensors"))
     free = shutil.disk_usage(_existing(run_dir)).free
-    if free < needed:
+    if free < left:
         raise UsageError(
-            f"{run_dir}: found {free / 2**20:.0f} MiB free, the run needs {needed / 2**20:.0f} MiB; "
+            f"{run_dir}: found {free / 2**20:.0f} MiB free, the run needs {left / 2**20:.0f} MiB; "
             "free some or give another --run-dir"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,6 +219,16 @@ def test_a_full_disk_is_refused_with_the_need(
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage())
     message = run(capsys)
     assert "out: found 5 MiB free, the run needs 64 MiB" in message and "give another --run-dir" in message
+
+
+def test_weights_that_a_run_holds_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 2**20))
+    kept = tmp_path / "stages" / "00-imitate" / "policy" / "model.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(bytes(3 * 2**20))
+    preflight.space(tmp_path, 8 * 2**20)
+    with pytest.raises(UsageError, match="found 5 MiB free, the run needs 6 MiB"):
+        preflight.space(tmp_path, 9 * 2**20)
 
 
 def test_good_input_passes_all_checks(here: Path) -> None:
