@@ -40,7 +40,9 @@ def serve(model: str, host: str, port: int, name: str | None) -> int:
     if not _loopback(host) and not os.environ.get("VLLM_API_KEY"):
         print(f"erpo: {clean(host)} can be reached by others; VLLM_API_KEY=... asks them for a key", file=sys.stderr)
     with terminable():
-        child = subprocess.Popen(command(folder, config, host, port, served, gpu_present()), env=_environment())
+        # stdout says where the server is and nothing else; what vLLM logs there goes to stderr.
+        ordered = command(folder, config, host, port, served, gpu_present())
+        child = subprocess.Popen(ordered, env=_environment(), stdout=2)
         try:
             print(f"starting vLLM with {clean(str(folder))}", file=sys.stderr)
             _until_ended(child, _reachable(host), port, lambda: _greet(host, port, served))

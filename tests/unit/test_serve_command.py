@@ -21,6 +21,7 @@ from erpo_ray.errors import UsageError
 ROOT = Path(__file__).parents[2]
 SERVER = """
 import http.server, sys
+print("vLLM logs here", flush=True)
 class Healthy(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200 if self.path == "/health" else 404)
