@@ -106,6 +106,10 @@ def evaluate(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration for judge and engine; for a run, its own.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder with the files of public suites (data.root).")] = None,
+    decode: Annotated[
+        Literal["plain", "rose", "scans"] | None,
+        typer.Option(help="Decoding-time defence; as the configuration says when left out."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory of the evaluation; the same one continues it.")
     ] = None,
@@ -114,7 +118,7 @@ def evaluate(
     """Measure a model on suites: safety, over-refusal, usefulness, traces, length. Resumes where it was stopped."""
     from erpo_ray.commands import evaluate
 
-    return evaluate.evaluate(model, suite or [], files or [], config, data_root, output, json)
+    return evaluate.evaluate(model, suite or [], files or [], config, data_root, decode, output, json)
 
 
 @app.command()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from erpo_ray.cluster.job import Job, Progress, train
 from erpo_ray.cluster.pool import Item
 from erpo_ray.cluster.pooled import PooledBackend
-from erpo_ray.cluster.workers import JudgeWorker, engine_settings
+from erpo_ray.cluster.workers import JudgeWorker, engine_of, engine_settings
 from erpo_ray.config import Config, Data
 from erpo_ray.engines.devices import cuda_names
-from erpo_ray.engines.vllm import Engine
 from erpo_ray.prompts.mixing import Mix, gather
 from erpo_ray.rundir.lines import read_rows
 from erpo_ray.types import Policy, Request
+
+if TYPE_CHECKING:
+    from erpo_ray.engines.defences.engine import DefendedEngine
+    from erpo_ray.engines.vllm import Engine
 
 
 class InProcessBackend(PooledBackend):
@@ -43,15 +46,17 @@ class _Alone:
 
     def __init__(self, config: Config) -> None:
         gpu = bool(cuda_names()) if config.cluster.gpu is None else config.cluster.gpu
-        self.engine: Engine | None = None
-        self._settings = engine_settings(config, gpu)
+        self.engine: Engine | DefendedEngine | None = None
+        self._policy: Policy | None = None
+        self._settings, self._decode = engine_settings(config, gpu), config.evaluate.decode
         self._judge = JudgeWorker(config)
 
     def serve(self, policy: Policy) -> None:
         if self.engine is None:
-            self.engine = Engine(policy.path, policy.version, self._settings)
-        elif self.engine.version != policy.version:
+            self.engine = engine_of(policy, self._settings, self._decode)
+        elif self._policy != policy:
             self.engine.load(policy.path, policy.version)
+        self._policy = policy
 
     def begin(self, seed: int) -> None:
         if self.engine:
@@ -85,7 +90,7 @@ class _Alone:
             self.engine.close()
             self.engine = None
 
-    def _served(self) -> Engine:
+    def _served(self) -> Engine | DefendedEngine:
         if self.engine is None:
             raise RuntimeError("prepare() comes before rollouts()")
         return self.engine

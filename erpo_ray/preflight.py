@@ -41,6 +41,7 @@ class Ready:
 def check(config: Config, run_dir: Path | None = None) -> Ready:
     """All checks, the cheap ones first. `run_dir` None (plan, evaluation) skips what concerns the directory."""
     method(config)
+    plainly(config)
     tracking.require(config.tracking)
     book = rules.load(config.rules.path)
     mix = mixing.gather(config.data, tuple(book.categories), config.seed)
@@ -65,6 +66,16 @@ def method(config: Config) -> None:
         guess = near(config.method, METHODS)
         remedy = f"did you mean {guess}?" if guess else f"known methods: {', '.join(sorted(METHODS))}"
         raise UsageError(f"key `method`: found {config.method!r} (text); {remedy}")
+
+
+def plainly(config: Config) -> None:
+    """A run samples and measures its policies as they are: gate and report would else tell of a defence."""
+    name = config.evaluate.decode.name
+    if name != "plain":
+        raise UsageError(
+            f"key `evaluate.decode.name`: found {name!r} (text), but a run decodes plainly; leave it out, "
+            f"and measure what the run made with erpo eval RUN --decode {name}"
+        )
 
 
 def both_labels(mix: mixing.Mix) -> None:

@@ -106,7 +106,8 @@ class RayCrew:
         options: dict[str, Any] = {"num_gpus": ROLLOUT_SHARE if cluster.share_gpu else 1} if gpu else {"num_gpus": 0}
         share = math.ceil(self.rollout_workers / self._joined.nodes)
         remote = ray.remote(num_cpus=0, scheduling_strategy="SPREAD", **options)(RolloutWorker)
-        return remote.remote(self._policy.path, self._policy.version, engine_settings(self._config, gpu), share)
+        settings, decode = engine_settings(self._config, gpu), self._config.evaluate.decode
+        return remote.remote(self._policy, settings, decode, share)
 
     def _new_judge(self) -> Any:
         return ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(JudgeWorker).remote(self._config)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from erpo_ray import rules
 from erpo_ray.cluster.pool import Item
 from erpo_ray.config import Config
+from erpo_ray.config.decoding import Decode
 from erpo_ray.engines.embeddings import Embedder
 from erpo_ray.engines.vllm import Engine, EngineSettings, Finished
 from erpo_ray.judging.rules_judge import RulesJudge
-from erpo_ray.types import Request, Verdict
+from erpo_ray.types import Policy, Request, Verdict
+
+if TYPE_CHECKING:
+    from erpo_ray.engines.defences.engine import DefendedEngine
 
 
 def cores() -> int:
@@ -32,13 +37,22 @@ def engine_settings(config: Config, gpu: bool) -> EngineSettings:
     )
 
 
+def engine_of(policy: Policy, settings: EngineSettings, decode: Decode) -> Engine | DefendedEngine:
+    """The policy in vLLM, or with a decoding-time defence in transformers."""
+    if decode.name == "plain":
+        return Engine(policy.path, policy.version, settings)
+    from erpo_ray.engines.defences import engine
+
+    return engine.start(policy, decode, settings.max_length, settings.gpu)
+
+
 class RolloutWorker:
     """One engine in a process of its own. `share` is the number of workers on its machine, which divide the cores."""
 
-    def __init__(self, model_dir: Path, version: str, settings: EngineSettings, share: int) -> None:
+    def __init__(self, policy: Policy, settings: EngineSettings, decode: Decode, share: int) -> None:
         # Ray gives an actor without reserved CPUs one thread; the engine reads this when it imports torch.
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // share))
-        self._engine = Engine(model_dir, version, settings)
+        self._engine = engine_of(policy, settings, decode)
 
     def begin(self, seed: int) -> None:
         self._engine.begin(seed)

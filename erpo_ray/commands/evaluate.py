@@ -11,6 +11,7 @@ from pathlib import Path
 from erpo_ray import preflight, rules
 from erpo_ray.commands.common import model_of, read_config, run_config, run_of
 from erpo_ray.config import Config
+from erpo_ray.config.decoding import DecodeName
 from erpo_ray.endings import terminable
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate import suite as suites
@@ -27,20 +28,22 @@ def evaluate(
     files: Sequence[Path],
     config_path: Path | None,
     data_root: Path | None,
+    decode: DecodeName | None,
     output: Path | None,
     json: bool,
 ) -> int:
     """Evaluate into a directory, a stage for each suite, and print the measures (with `json` as JSON).
 
-    Without `config_path` a run is judged by its own configuration, any other model by the defaults.
+    Without `config_path` a run is judged by its own configuration, any other model by the defaults. `decode` is laid
+    over the configuration.
     """
-    config = _config(model, config_path, data_root)
+    config = _config(model, config_path, data_root, decode)
     if output is not None and output.suffix == ".json":
         raise UsageError(f"-o {output}: names the directory of the evaluation; for one file use --json > {output.name}")
     asked = _asked(names, files, config)
     found = model_of(model)
     preflight.model(config.model_copy(update={"model": config.model.model_copy(update={"path": str(found)})}))
-    out = output or place(model, found)
+    out = output or place(model, found, config.evaluate.decode.name)
     with terminable():
         from erpo_ray import launch
         from erpo_ray.evaluate.measures import table
@@ -55,16 +58,20 @@ def evaluate(
     return 0
 
 
-def place(model: str, found: Path) -> Path:
-    """Where an evaluation is kept without -o: in the run, under the stage of its policy, else in ./evaluations."""
+def place(model: str, found: Path, decode: DecodeName = "plain") -> Path:
+    """Where an evaluation is kept without -o: in the run, under the stage of its policy, else in ./evaluations.
+
+    With a defence its name is added: `base-rose`.
+    """
+    ending = "" if decode == "plain" else f"-{decode}"
     run = run_of(model)
     if run:
         stage = found.parent
-        return run / "evaluations" / (stage.name if stage.parent.name == "stages" else "base")
-    return Path("evaluations") / (_UNFIT.sub("-", Path(model).name).strip("-.") or "model")
+        return run / "evaluations" / f"{stage.name if stage.parent.name == 'stages' else 'base'}{ending}"
+    return Path("evaluations") / f"{_UNFIT.sub('-', Path(model).name).strip('-.') or 'model'}{ending}"
 
 
-def _config(model: str, path: Path | None, data_root: Path | None) -> Config:
+def _config(model: str, path: Path | None, data_root: Path | None, decode: DecodeName | None) -> Config:
     run = run_of(model)
     if path is not None:
         config = read_config(path, [])
@@ -75,6 +82,9 @@ def _config(model: str, path: Path | None, data_root: Path | None) -> Config:
         changes["model"] = config.model.model_copy(update={"path": model})
     if data_root is not None:
         changes["data"] = config.data.model_copy(update={"root": str(data_root)})
+    if decode is not None:
+        defended = config.evaluate.decode.model_copy(update={"name": decode})
+        changes["evaluate"] = config.evaluate.model_copy(update={"decode": defended})
     return config.model_copy(update=changes)
 
 

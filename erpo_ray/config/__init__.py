@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from erpo_ray.config.decoding import Decode
 from erpo_ray.config.judges import Judge
 from erpo_ray.config.section import Section
 from erpo_ray.types import Label, Objective, Sampling, Training
@@ -232,6 +233,8 @@ class Evaluate(Section):
     max_tokens: int = Field(default=192, ge=16)
     per_source: int | None = None
     """Prompts taken of each label of each source (all when empty), chosen by hash."""
+    decode: Decode = Decode()
+    """Only `erpo eval` decodes with a defence; a run measures its policies plainly."""
 
 
 class Cluster(Section):

@@ -38,10 +38,13 @@ class Scans(Section):
     """File of the directions (safetensors), extracted and written when it is not there; in the cache when empty."""
 
 
-class Decode(Section):
-    """How an evaluation decodes: the engine's own way, or through transformers with a defence."""
+DecodeName = Literal["plain", "rose", "scans"]
 
-    name: Literal["plain", "rose", "scans"] = "plain"
+
+class Decode(Section):
+    """How an evaluation decodes: plainly with vLLM, or through transformers with a defence."""
+
+    name: DecodeName = "plain"
     batch_size: int = Field(default=32, ge=1)
     """Completions decoded at once through transformers."""
     rose: Rose = Rose()

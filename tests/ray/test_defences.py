@@ -14,6 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from erpo_ray.config import Config
 from erpo_ray.config.decoding import Decode, Rose, Scans
 from erpo_ray.engines.defences import vectors as files
 from erpo_ray.engines.defences.batch import choose
@@ -26,6 +27,7 @@ from erpo_ray.engines.defences.vectors import Vectors, extract
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import UsageError
+from erpo_ray.local import InProcessBackend
 from erpo_ray.train.weights import version
 from erpo_ray.types import Candidate, Policy, Prompt, Request, Sampling, Verdict, identity
 
@@ -326,6 +328,36 @@ def test_candidates_stream_and_failures_carry_their_cause(model: Any, renderer: 
     assert all(failure and "8 tokens" in failure.raw for failure in verdicts.values())
 
 
+def test_a_backend_decodes_with_the_defence_that_its_configuration_names(policy_dir: Path, renderer: Renderer) -> None:
+    decode = {"name": "rose", "rose": {"alpha": 0.5, "reverse": REVERSE}}
+    config = Config.model_validate({"cluster": {"gpu": False}, "evaluate": {"decode": decode}})
+    backend = InProcessBackend(config)
+    try:
+        policy = backend.policy(policy_dir)
+        name = f"{policy.version}+{RoseDefence(renderer, config.evaluate.decode.rose).name}"
+        for stage in ("one", "two"):
+            backend.prepare(policy)
+            found = list(backend.rollouts(asked(renderer), [], "run", stage))
+            candidates = {item.id: item for item in found if isinstance(item, Candidate)}
+            assert {one.prompt_id for one in candidates.values()} == set(TEXTS)
+            assert {one.policy for one in candidates.values()} == {name}
+            assert {item.candidate_id for item in found if isinstance(item, Verdict)} == set(candidates)
+    finally:
+        backend.close()
+
+
+def test_log_probabilities_are_those_of_the_model_without_the_defence(
+    model: Any, renderer: Renderer, rose: Any
+) -> None:
+    engine = DefendedEngine(model, renderer, rose(0.5), "v1", 100, 4)
+    prompt, completion = renderer.render("w30 w31"), (40, 41, 2)
+    expected = [
+        full_logits(model, (*prompt, *completion[:at])).log_softmax(-1)[token].item()
+        for at, token in enumerate(completion)
+    ]
+    assert engine.logprobs(prompt, completion) == pytest.approx(expected, abs=1e-4)
+
+
 def test_beginning_drops_what_is_pending(model: Any, renderer: Renderer) -> None:
     engine = DefendedEngine(model, renderer, Plain(), "v1", max_length=100, batch_size=2)
     assert engine.advance(asked(renderer), budget_s=0.0) == []
@@ -417,7 +449,7 @@ def test_a_policy_is_started_with_its_defence(
     monkeypatch.setenv("ERPO_CACHE", str(tmp_path))
     policy = Policy(policy_dir, version(policy_dir))
     decode = Decode.model_validate({"name": name, "batch_size": 4, "scans": {"anchors": 2}})
-    engine = start(policy, decode, max_length=64)
+    engine = start(policy, decode, max_length=64, gpu=False)
     found = drain(engine, asked(engine.renderer))
     assert {one.policy for one in found.values()} == {engine.version}
     assert engine.version.startswith(policy.version) and (name == "plain" or f"+{name}-" in engine.version)
@@ -425,9 +457,9 @@ def test_a_policy_is_started_with_its_defence(
     assert len(kept) == (name == "scans")
     if kept:
         assert files.load(kept[0], policy.version).directions.shape == (2, 32)
-        again = start(policy, decode, max_length=64)
+        again = start(policy, decode, max_length=64, gpu=False)
         assert again.version == engine.version
         other = Policy(tiny.policy(tmp_path / "other", seed=1), version(tmp_path / "other"))
         mine = Decode.model_validate({"name": name, "scans": {"vectors": str(kept[0])}})
         with pytest.raises(UsageError, match="holds steering vectors of model"):
-            start(other, mine, max_length=64)
+            start(other, mine, max_length=64, gpu=False)

@@ -243,6 +243,11 @@ def test_an_unknown_method_is_refused_without_a_file_too() -> None:
         preflight.method(Config(method="x"))
 
 
+def test_a_run_takes_no_defence(here: Path) -> None:
+    with pytest.raises(UsageError, match=r"key `evaluate.decode.name`: found 'rose' .*erpo eval RUN --decode rose"):
+        preflight.check(load(Path("run.yaml"), ["evaluate.decode.name=rose"]), here / "out")
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

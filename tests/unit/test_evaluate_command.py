@@ -22,6 +22,7 @@ from erpo_ray.evaluate import suite as suites
 from erpo_ray.evaluate.measures import Observation, Observer, SuiteResult
 from erpo_ray.examine import Examiner
 from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
+from erpo_ray.settings import load
 from erpo_ray.types import Candidate, Failure, Request, Verdict, decode
 
 CONFIG = "evaluate: {per_source: 6}\nmodel: {max_length: 8192}\n"
@@ -32,6 +33,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.booted = folder, []
+        self.decoded: list[str] = []
         self.stop_after: int | None = None
         for skill in (0, 1):
             (folder / f"model{skill}").mkdir()
@@ -41,6 +43,7 @@ class Bench:
     def boot(self, config: Config, progress: object) -> Rote:
         backend = Stopped(self.stop_after, config) if self.stop_after else Rote(config, rules.load())
         self.booted.append(backend)
+        self.decoded.append(config.evaluate.decode.name)
         return backend
 
     def evaluate(self, *words: str, model: str = "model1") -> int:
@@ -210,6 +213,27 @@ def test_where_an_evaluation_is_kept(tmp_path: Path) -> None:
     assert command.place(str(tmp_path), policy) == tmp_path / "evaluations/01-prefer"
     assert command.place(str(tmp_path), tmp_path / "cache/model") == tmp_path / "evaluations/base"
     assert command.place("org/A model/", tmp_path) == Path("evaluations/A-model")
+    assert command.place(str(tmp_path), tmp_path / "cache/model", "rose") == tmp_path / "evaluations/base-rose"
+    assert command.place("org/A model/", tmp_path, "scans") == Path("evaluations/A-model-scans")
+
+
+def test_a_defence_is_an_evaluation_of_its_own(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.evaluate("--suite", "harmful") == 0
+    assert bench.evaluate("--suite", "harmful", "--decode", "rose") == 0
+    assert bench.evaluate("--suite", "harmful", "--decode", "plain") == 0
+    assert bench.decoded == ["plain", "rose", "plain"]
+    assert sorted(path.name for path in Path("evaluations").iterdir()) == ["model1", "model1-rose"]
+    assert bench.evaluate("--suite", "harmful", "--decode", "scans", "-o", "evaluations/model1-rose") == 2
+    assert 'evaluate.decode.name: "rose" -> "scans"' in capsys.readouterr().err
+
+
+def test_the_command_line_names_the_defence_and_the_configuration_its_settings(bench: Bench) -> None:
+    (bench.folder / "c.yaml").write_text(CONFIG.replace("6}", "6, decode: {name: rose, rose: {alpha: 0.25}}}"))
+    for words, name in (((), "rose"), (("--decode", "scans"), "scans")):
+        assert bench.evaluate("--suite", "harmful", *words) == 0
+        kept = load(Path(f"evaluations/model1-{name}/config.yaml")).evaluate.decode
+        assert (kept.name, kept.rose.alpha) == (name, 0.25)
+    assert bench.decoded == ["rose", "scans"]
 
 
 def test_answers_do_not_pile_up_in_the_driver(tmp_path: Path) -> None:

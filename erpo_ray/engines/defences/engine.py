@@ -1,9 +1,10 @@
-"""A policy with a defence in the calling process, behind the verbs of `engines/vllm.py`: begin, advance, close."""
+"""A policy with a defence in the calling process, behind the verbs of `engines/vllm.py`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -110,6 +111,20 @@ class DefendedEngine:
                 if one.finish == "error":
                     yield Verdict(name, "engine", failure=Failure("not_sampled", one.error))
 
+    def load(self, model_dir: Path | str, version: str) -> None:
+        """Never: a defence belongs to one policy, another policy gets an engine of its own."""
+        raise AssertionError(f"{self.version} cannot serve {version}")
+
+    def sleep(self) -> None:
+        """Nothing: no training takes turns with an evaluation."""
+
+    @torch.inference_mode()
+    def logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        """Log-probability, in nats, of each completion token after the prompt, by the model without its defence."""
+        both = torch.tensor([[*prompt_ids, *completion_ids]], device=self._model.device)
+        logits = self._model(input_ids=both).logits[0, len(prompt_ids) - 1 : -1].float()
+        return logits.log_softmax(-1).gather(1, both[0, len(prompt_ids) :, None])[:, 0].tolist()
+
     def close(self) -> None:
         """Let the model go."""
         self.begin(0)
@@ -142,8 +157,8 @@ class DefendedEngine:
         return Finished(row.request.prompt.id, row.sample, ids, self.renderer.decode(ids), finish, self.version)
 
 
-def start(policy: Policy, decode: Decode, max_length: int) -> DefendedEngine:
-    """The policy in bfloat16 on the GPU if there is one, with the defence that `decode` names.
+def start(policy: Policy, decode: Decode, max_length: int, gpu: bool) -> DefendedEngine:
+    """The policy in bfloat16, on the GPU if it says so, with the defence that `decode` names.
 
     Raises UsageError for settings or steering vectors that do not fit the model.
     """
@@ -153,7 +168,7 @@ def start(policy: Policy, decode: Decode, max_length: int) -> DefendedEngine:
     disable_progress_bar()
     renderer = Renderer(policy.path)
     loaded: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.bfloat16, use_safetensors=True)
-    model = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model = loaded.to("cuda" if gpu else "cpu").eval()
     return DefendedEngine(
         model, renderer, _defence(model, renderer, policy, decode), policy.version, max_length, decode.batch_size
     )
