@@ -102,7 +102,8 @@ def evaluate(
         list[Path] | None, typer.Argument(metavar="FILE", help="JSONL or Parquet files of labelled prompts.")
     ] = None,
     suite: Annotated[
-        list[str] | None, typer.Option(help="Suites by name, with commas between, or the path of a YAML file.")
+        list[str] | None,
+        typer.Option(help="Suites by name, with commas between, the path of a YAML file, or lm-eval:TASK,..."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration for judge and engine; for a run, its own.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder with the files of public suites (data.root).")] = None,

@@ -7,8 +7,10 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from erpo_ray import preflight, rules
+from erpo_ray.commands import harness
 from erpo_ray.commands.common import model_of, read_config, run_config, run_of
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import DecodeName
@@ -18,6 +20,9 @@ from erpo_ray.evaluate import suite as suites
 from erpo_ray.evaluate.suite import Question, Suite
 from erpo_ray.terminal import clean
 from erpo_ray.types import encode
+
+if TYPE_CHECKING:
+    from erpo_ray.evaluate.measures import SuiteResult
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -40,22 +45,43 @@ def evaluate(
     config = _config(model, config_path, data_root, decode)
     if output is not None and output.suffix == ".json":
         raise UsageError(f"-o {output}: names the directory of the evaluation; for one file use --json > {output.name}")
-    asked = _asked(names, files, config)
+    words, tasks = harness.split(names)
+    lm_eval = harness.program() if tasks else ""
+    if tasks and config.evaluate.decode.name != "plain":
+        raise UsageError(
+            f"--suite {harness.PREFIX}...: is asked of a server, which decodes plainly; leave --decode out"
+        )
+    asked = _asked(words, files, config) if words or files or not tasks else []
     found = model_of(model)
     preflight.model(config.model_copy(update={"model": config.model.model_copy(update={"path": str(found)})}))
     out = output or place(model, found, config.evaluate.decode.name)
     with terminable():
-        from erpo_ray import launch
-        from erpo_ray.evaluate.measures import table
+        if asked:
+            _tell(_measured(found, asked, config, out), out, json)
+        if tasks:
+            theirs = out.with_name(f"{out.name}-lm-eval")
+            harness.evaluate(lm_eval, found, tasks, config, theirs, quiet=json)
+            _note(f"results and samples of lm-eval: {theirs}")
+    return 0
 
-        results = launch.evaluate(found, asked, config, out, say=_note)
+
+def _measured(
+    model: Path, asked: Sequence[tuple[Suite, list[Question]]], config: Config, out: Path
+) -> list[SuiteResult]:
+    from erpo_ray import launch
+
+    return launch.evaluate(model, asked, config, out, say=_note)
+
+
+def _tell(results: list[SuiteResult], out: Path, json: bool) -> None:
+    from erpo_ray.evaluate.measures import table
+
     if json:
         sys.stdout.write(encode(results).decode() + "\n")
-        return 0
+        return
     print(clean(table(results)))
     print(f"\nkept in {out}; the same command goes on there and samples nothing twice")
-    print(f"next: erpo compare OTHER {out} -o compare.html")
-    return 0
+    print(f"next: erpo compare OTHER {out} -o compare.html", flush=True)
 
 
 def place(model: str, found: Path, decode: DecodeName = "plain") -> Path:
@@ -88,9 +114,8 @@ def _config(model: str, path: Path | None, data_root: Path | None, decode: Decod
     return config.model_copy(update=changes)
 
 
-def _asked(names: Sequence[str], files: Sequence[Path], config: Config) -> list[tuple[Suite, list[Question]]]:
+def _asked(words: Sequence[str], files: Sequence[Path], config: Config) -> list[tuple[Suite, list[Question]]]:
     """Every suite with its prompts, read before anything boots."""
-    words = [word for name in names for word in name.split(",") if word]
     if not words and not files:
         raise UsageError(f"nothing to evaluate on; give --suite NAME or files. Suites: {', '.join(suites.names())}")
     # Files of the command line are where it is typed, those of a suite under data.root.

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from erpo_ray import preflight
@@ -48,7 +49,27 @@ def serve(model: str, host: str, port: int, name: str | None) -> int:
             _until_ended(child, _reachable(host), port, lambda: _greet(host, port, served))
         finally:
             stop(child)
-    raise EnvironmentFault(f"vLLM's server ended with exit code {child.returncode}; what it said is above")
+    raise _ended(child)
+
+
+@contextmanager
+def running(folder: Path, config: Config, name: str) -> Iterator[str]:
+    """A server of this machine's own, at a free port, while the block runs; gives its address.
+
+    EnvironmentFault when vLLM's server ends before it answers.
+    """
+    host = "127.0.0.1"
+    with socket.socket() as free:
+        free.bind((host, 0))
+        port = free.getsockname()[1]
+    child = subprocess.Popen(command(folder, config, host, port, name, gpu_present()), env=_environment(), stdout=2)
+    try:
+        _until_healthy(child, host, port)
+        if child.poll() is not None:
+            raise _ended(child)
+        yield f"http://{host}:{port}/v1"
+    finally:
+        stop(child)
 
 
 def command(folder: Path, config: Config, host: str, port: int, name: str, gpu: bool) -> list[str]:
@@ -149,11 +170,20 @@ def _reachable(host: str) -> str:
 
 def _until_ended(child: subprocess.Popen[bytes], host: str, port: int, ready: Callable[[], None]) -> None:
     """Wait for the server's end; call `ready` once, when it answers."""
-    while child.poll() is None and not _healthy(host, port):
-        time.sleep(0.5)
+    _until_healthy(child, host, port)
     if child.poll() is None:
         ready()
     child.wait()
+
+
+def _until_healthy(child: subprocess.Popen[bytes], host: str, port: int) -> None:
+    """Wait until the server answers, or has ended."""
+    while child.poll() is None and not _healthy(host, port):
+        time.sleep(0.5)
+
+
+def _ended(child: subprocess.Popen[bytes]) -> EnvironmentFault:
+    return EnvironmentFault(f"vLLM's server ended with exit code {child.returncode}; what it said is above")
 
 
 def _healthy(host: str, port: int) -> bool:

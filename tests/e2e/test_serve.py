@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
@@ -17,13 +18,30 @@ from typing import Any
 import openai
 import pytest
 
+from erpo_ray.commands import harness
+from erpo_ray.config import Config
 from erpo_ray.engines.models import EMBEDDED, materialise
+from erpo_ray.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 540
+"""Twenty to forty seconds are usual; a busy machine is no fault of the code."""
 ASK = {"role": "user", "content": "What colour is the sky?"}
 TOLD = {"role": "assistant", "content": "<think>\nColours are harmless.\n</think>\nThe sky is blue."}
 SHOWN: Any = [ASK, TOLD, ASK, TOLD, ASK, TOLD, ASK]
 """The embedded model was never taught to write traces; three of them before its eyes it writes a fourth."""
+
+TASK = """
+task: fruits
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["<never>"], max_gen_toks: 16}}
+metric_list: [{{metric: exact_match}}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +72,14 @@ def _first_line(erpo: subprocess.Popen[str], log: Path) -> str:
     stdout = erpo.stdout
     assert stdout is not None
     threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
-    end = time.monotonic() + 240
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         assert erpo.poll() is None, log.read_text()[-3000:]
         try:
             return lines.get(timeout=1)
         except queue.Empty:
             continue
-    raise AssertionError(f"no server after four minutes: {log.read_text()[-3000:]}")
+    raise AssertionError(f"no server after {PATIENCE_S} s: {log.read_text()[-3000:]}")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +135,28 @@ def test_an_answer_without_a_trace_is_content(client: openai.OpenAI) -> None:
     asked: Any = [{"role": "user", "content": "Name one fruit."}]
     message = client.chat.completions.create(model="smol", messages=asked, max_tokens=24).choices[0].message
     assert message.content and reasoning(message) is None
+
+
+def test_lm_eval_asks_it_and_scores_the_answer_without_the_trace(served: str, tmp_path: Path) -> None:
+    """A public harness from PyPI, where it is installed; a task of our own needs no network."""
+    try:
+        program = harness.program()
+    except UsageError:
+        pytest.skip("lm-eval is not installed")
+    rows = [{"question": f"Name {number} fruits.", "answer": "x"} for number in (1, 2, 3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "fruits.yaml").write_text(TASK.format(rows=tmp_path / "rows.jsonl"))
+    config = Config.model_validate({"evaluate": {"per_source": 2}})
+    command = harness.command(program, served, "smol", [str(tmp_path / "fruits.yaml")], config, tmp_path / "out")
+    environment = {**os.environ, "OPENAI_API_KEY": "none", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (samples,) = (tmp_path / "out").rglob("samples_fruits_*.jsonl")
+    found = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert len(found) == 2
+    for sample in found:
+        (reply,) = sample["resps"][0]
+        assert reply and not any(tag in reply for tag in ("<think>", "</think>", "<|"))
 
 
 def test_what_a_request_leaves_open_is_greedy(client: openai.OpenAI) -> None:
