@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -40,30 +40,60 @@ def fault(place: str, key: Key, found: object, remedy: str) -> str:
 
 
 def leaf_type(key: Key, tree: type[Section] = Config) -> Any:
-    """The annotation of a key of the tree, None where the tree has no such key."""
+    """The annotation of a key of the tree, None where the tree has no such key.
+
+    Of a section of several types, the first that has the key counts, unless the key names the type.
+    """
     kind: Any = tree
     for part in key:
         if isinstance(part, int):
             kind = next(iter(get_args(kind)), None)
-        elif isinstance(kind, type) and issubclass(kind, Section) and part in kind.model_fields:
-            kind = kind.model_fields[part].annotation
-        else:
+            continue
+        choices = _choices(kind)
+        named = next((choice for choice in choices if len(choices) > 1 and _type(choice) == part), None)
+        holder = next((choice for choice in choices if part in choice.model_fields), None)
+        if named is None and holder is None:
             return None
+        kind = named or (holder.model_fields[part].annotation if holder else None)
     return kind
+
+
+def _choices(kind: Any) -> list[type[Section]]:
+    """The sections that an annotation allows: several where a key `type` says which."""
+    if get_origin(kind) is Annotated:
+        return _choices(get_args(kind)[0])
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return [kind]
+    return [choice for each in get_args(kind) for choice in _choices(each)] if get_origin(kind) is not tuple else []
+
+
+def _type(section: type[Section]) -> str:
+    """What the key `type` of a section says when it is this one."""
+    field = section.model_fields.get("type")
+    return str(field.default) if field else ""
+
+
+def _written(key: Key, tree: type[Section]) -> Key:
+    """The key as it stands in the file: pydantic's own also names the types of sections."""
+    return tuple(
+        part
+        for end, part in enumerate(key)
+        if len(choices := _choices(leaf_type(key[:end], tree))) < 2 or part not in map(_type, choices)
+    )
 
 
 def unknown_key(key: Key, tree: type[Section] = Config) -> str:
     """The remedy for a key that does not exist: the key most likely meant, else those that exist there."""
-    section, word = leaf_type(key[:-1], tree), str(key[-1])
+    word, written = str(key[-1]), _written(key, tree)
     if "." in word and leaf_type((*key[:-1], *word.split(".")), tree) is not None:
         opened = "".join(f"{part}: {{" for part in word.split(".")[:-1])
         return f"unknown key, write `{opened}{word.rpartition('.')[2]}: ...{'}' * word.count('.')}`"
-    siblings = list(section.model_fields) if isinstance(section, type) and issubclass(section, Section) else []
+    siblings = list(dict.fromkeys(name for each in _choices(leaf_type(key[:-1], tree)) for name in each.model_fields))
     everywhere = [way for way in _ways(tree, ()) if way[-1] == word]
     if not everywhere:
         guess = near(word, siblings)
         if guess:
-            everywhere = [(*key[:-1], guess)]
+            everywhere = [(*written[:-1], guess)]
         else:
             leaf = near(word, {str(way[-1]) for way in _ways(tree, ())})
             everywhere = [way for way in _ways(tree, ()) if way[-1] == leaf]
@@ -75,47 +105,54 @@ def unknown_key(key: Key, tree: type[Section] = Config) -> str:
 
 def _ways(section: type[Section], way: Key) -> list[Key]:
     """Ways to every key under a section, sections of lists left out."""
-    out: list[Key] = []
+    out: dict[Key, None] = {}
     for name, field in section.model_fields.items():
-        out.append((*way, name))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            out += _ways(field.annotation, (*way, name))
-    return out
+        out[(*way, name)] = None
+        for choice in _choices(field.annotation):
+            out |= dict.fromkeys(_ways(choice, (*way, name)))
+    return list(out)
 
 
 def _line(found: Any, place: Callable[[Key], str], tree: type[Section]) -> str:
-    key: Key = tuple(found["loc"])
+    full: Key = tuple(found["loc"])
+    key = _written(full, tree)
     if found["type"] == "value_error":
-        return _whole(str(found["ctx"]["error"]), place)
+        return _whole(str(found["ctx"]["error"]), place, key)
     if found["type"] == "missing":
-        return f"{place(key)}: key `{dotted(key)}`: missing; {_describe(key, tree)}"
+        return f"{place(key)}: key `{dotted(key)}`: missing; {_describe(full, tree)}"
     if found["type"] == "extra_forbidden":
-        return fault(place(key), key, found["input"], unknown_key(key, tree))
+        return fault(place(key), key, found["input"], unknown_key(full, tree))
+    if found["type"] == "judge_type":
+        return fault(place((*key, "type")), (*key, "type"), found["input"]["type"], found["msg"])
     if found["type"].startswith("model_"):
-        keys = ", ".join(leaf_type(key, tree).model_fields)
+        keys = ", ".join(leaf_type(full, tree).model_fields)
         return fault(place(key), key, found["input"], f"write a section with keys of {keys}")
     known = _REMEDIES.get(found["type"])
     remedy = known.format(**found.get("ctx", {})) if known else str(found["msg"])
-    about = _describe(key, tree)
+    about = _describe(full, tree)
     return fault(place(key), key, found["input"], f"{remedy} ({about})" if about else remedy)
 
 
-def _whole(message: str, place: Callable[[Key], str]) -> str:
-    """A fault of several keys together, placed at the first key of the message that was written down."""
+def _whole(message: str, place: Callable[[Key], str], section: Key) -> str:
+    """A fault of several keys together, placed at the first key of the message that was written down.
+
+    The message names keys from the top, or for a section that may stand in several places by the section's own name.
+    """
     for name in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", message):
         key: Key = tuple(name.split("."))
+        if key[0] in section:
+            key = (*section, *key[1:])
         if place(key) != place(()):
-            return f"{place(key)}: key `{name}`: {message}"
-    return f"{place(())}: {message}"
+            return f"{place(key)}: key `{dotted(key)}`: {message}"
+    return f"{place(section)}: {message}"
 
 
 def _describe(key: Key, tree: type[Section]) -> str:
     """The key's own documentation, as one lower-key remark."""
-    section = leaf_type(key[:-1], tree)
-    if not (isinstance(section, type) and issubclass(section, Section)):
-        return ""
-    field = section.model_fields.get(str(key[-1]))
-    return " ".join((field.description or "").split()).rstrip(".") if field else ""
+    for section in _choices(leaf_type(key[:-1], tree)):
+        if str(key[-1]) in section.model_fields:
+            return " ".join((section.model_fields[str(key[-1])].description or "").split()).rstrip(".")
+    return ""
 
 
 def _shown(found: object) -> str:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from erpo_ray import documents
 from erpo_ray.complaints import complain, fault, leaf_type, unknown_key
 from erpo_ray.config import Config
+from erpo_ray.config.judges import AnyJudge, JudgeFile
 from erpo_ray.documents import Document, Key, dotted, near
 from erpo_ray.errors import UsageError
 
@@ -44,6 +45,20 @@ def load(path: Path, overrides: Sequence[str] = (), methods: Collection[str] = (
     return config
 
 
+def judge(path: Path) -> AnyJudge:
+    """The judge of a YAML file that holds a judge's section (with its `type`), or a configuration with one.
+
+    Raises as `load`.
+    """
+    document = documents.read(path)
+    if "type" not in document.data:
+        return load(path).judge
+    try:
+        return JudgeFile.model_validate_json(json.dumps({"judge": document.data}), strict=True).judge
+    except ValidationError as error:
+        raise UsageError(complain(error, lambda key: document.place(key[1:]), JudgeFile)) from error
+
+
 def sources(path: Path, overrides: Sequence[str] = ()) -> list[Setting]:
     """Every resolved value with the place it came from, in the order of the tree. Raises as `load`."""
     document, given = _merged(path, overrides)
@@ -63,10 +78,10 @@ def _merged(path: Path, overrides: Sequence[str]) -> tuple[Document, set[Key]]:
     """The file over the defaults with the overrides over both, and the keys that the overrides set.
 
     Sections are merged before validation, so that naming one key of `prefer.fit` keeps the other defaults of
-    `prefer.fit` and does not fall back to those of every `fit`.
+    `prefer.fit` and does not fall back to those of every `fit`. Not so the judge, whose defaults depend on its type.
     """
     document = documents.read(path)
-    document = replace(document, data=_over(Config().model_dump(mode="json"), document.data))
+    document = replace(document, data=_over(Config().model_dump(mode="json", exclude={"judge"}), document.data))
     given: set[Key] = set()
     for text in overrides:
         name, sign, raw = text.partition("=")

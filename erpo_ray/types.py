@@ -104,7 +104,7 @@ class Verdict:
     """What a judge says of one candidate: scores, or a failure, never both and never a neutral guess.
 
     A judge that measures only some axes (a guard) gives `partial` in place of scores. An ensemble joins such verdicts;
-    alone they make no pair and count in no rate.
+    alone they make no pair and count in no rate. `opinions` are the verdicts of its members, of an ensemble only.
     """
 
     candidate_id: str
@@ -115,6 +115,7 @@ class Verdict:
     well_formed: bool = False
     notes: tuple[str, ...] = ()
     partial: Axes | None = None
+    opinions: tuple[Verdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

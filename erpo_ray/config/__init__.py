@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from erpo_ray.config.decoding import Decode
-from erpo_ray.config.judges import Judge
+from erpo_ray.config.judges import JudgeRules, TopJudge
 from erpo_ray.config.section import Section
 from erpo_ray.types import Label, Objective, Sampling, Training
 
@@ -274,7 +274,7 @@ class Config(Section):
     prefer: Prefer = Prefer()
     rounds: Rounds = Rounds()
     gate: Gate = Gate()
-    judge: Judge = Judge()
+    judge: TopJudge = JudgeRules()
     evaluate: Evaluate = Evaluate()
     cluster: Cluster = Cluster()
     tracking: tuple[Tracker, ...] = ()

@@ -1,29 +1,47 @@
-"""The sections of the judges."""
+"""The sections of the judges. Which one a section is says its `type`; without one it is the rule judge's."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from erpo_ray.config.section import Section
 
+GuardFormatName = Literal[
+    "llama_guard_3",
+    "llama_guard_3_1b",
+    "llama_guard_4",
+    "wild_guard",
+    "shield_gemma",
+    "qwen3guard",
+    "md_judge",
+    "generic",
+]
 
-class Judge(Section):
+
+class Judging(Section):
+    """What every judge has that can judge alone."""
+
+    max_failure_rate: float = Field(default=0.02, ge=0, le=1)
+    """Share of failed verdicts above which the stage stops. Not read of a member of an ensemble."""
+
+
+class JudgeRules(Judging):
     """The rule judge and its limits."""
 
+    type: Literal["rules"] = "rules"
     min_answer_tokens: int = Field(default=5, ge=1)
     """Shorter benign answers are empty."""
     relevance_floor: float = Field(default=0.15, ge=-1, le=1)
     """Cosine between prompt and answer embeddings at which utility is -1."""
     relevance_full: float = Field(default=0.6, ge=-1, le=1)
     """Cosine at which relevance earns full utility."""
-    max_failure_rate: float = Field(default=0.02, ge=0, le=1)
-    """Share of failed verdicts above which the stage stops."""
 
 
-class JudgeLLM(Section):
+class JudgeLLM(Judging):
     """A model behind an OpenAI-compatible endpoint as judge."""
 
     type: Literal["llm"] = "llm"
@@ -69,3 +87,136 @@ class JudgeLLM(Section):
         if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError("judge.api_key_env is no name of a variable; write the variable's name, never the key")
         return self
+
+
+class JudgeGuard(Section):
+    """A safety classifier served by vLLM, within each judge worker. Measures safety, and some of them refusal."""
+
+    type: Literal["guard"] = "guard"
+    model: str = Field(min_length=1)
+    """A local directory, or a Hugging Face id."""
+    format: GuardFormatName
+    """How this family of guards is asked and read; `generic` is for any chat model."""
+    max_length: int = Field(default=4096, ge=64)
+    """Context in tokens. A longer question is a failed verdict."""
+    in_flight: int = Field(default=32, ge=1)
+    """Questions the engine runs at once."""
+    kv_cache_gib: float = Field(default=1.0, gt=0)
+    """Memory for the engine's KV cache on CPU."""
+    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    """Share of its GPU's memory that the engine takes; on a cluster the GPU is its own."""
+
+
+class JudgeReward(Section):
+    """A reward or cost model (sequence classifier with one output) through transformers. Measures one axis:
+    tanh((score - midpoint) / scale), with its sign turned for a cost model."""
+
+    type: Literal["reward_model"] = "reward_model"
+    model: str = Field(min_length=1)
+    """A local directory, or a Hugging Face id."""
+    axis: Literal["utility", "safety"]
+    cost: bool = False
+    """A higher score is worse, as of a cost model."""
+    midpoint: float = 0.0
+    """The raw score that is neither good nor bad."""
+    scale: float = Field(default=1.0, gt=0)
+    """Raw score above the midpoint at which the axis is 0.76 (tanh 1)."""
+    batch_size: int = Field(default=8, ge=1)
+    max_length: int = Field(default=2048, ge=16)
+    """Longest prompt with its answer, in tokens. A longer one is a failed verdict."""
+
+
+def _tag(given: Any) -> str:
+    """The type a section names; that of the rule judge for a section without one, and for what is no section."""
+    named = given.get("type", "rules") if isinstance(given, Mapping) else getattr(given, "type", "rules")
+    return str(named)
+
+
+def _by_type(remedy: str) -> Discriminator:
+    return Discriminator(_tag, custom_error_type="judge_type", custom_error_message=remedy)
+
+
+_Rules = Annotated[JudgeRules, Tag("rules")]
+_LLM = Annotated[JudgeLLM, Tag("llm")]
+_Guard = Annotated[JudgeGuard, Tag("guard")]
+_Reward = Annotated[JudgeReward, Tag("reward_model")]
+
+MemberJudge = Annotated[_Rules | _LLM | _Guard | _Reward, _by_type("use one of rules, llm, guard, reward_model")]
+"""A judge that an ensemble may have."""
+
+
+class JudgeMember(Section):
+    """A judge in an ensemble."""
+
+    judge: MemberJudge
+    name: str = Field(default="", pattern="^[a-z0-9_]*$")
+    """Its name in verdicts. When empty: rules, llm, the format of a guard, reward_utility or reward_safety."""
+    safety: float = Field(default=1.0, ge=0)
+    """Weight of what it says of safety, against those of the other members."""
+    utility: float = Field(default=1.0, ge=0)
+    """Weight of what it says of utility."""
+    veto: bool = False
+    """What it calls unsafe is unsafe, whatever the others say."""
+
+    @property
+    def called(self) -> str:
+        """Its name in verdicts."""
+        if self.name:
+            return self.name
+        if isinstance(self.judge, JudgeGuard):
+            return self.judge.format
+        return f"reward_{self.judge.axis}" if isinstance(self.judge, JudgeReward) else self.judge.type
+
+    def measures(self, axis: Literal["safety", "utility"]) -> bool:
+        """Whether its word on this axis counts."""
+        only = "safety" if isinstance(self.judge, JudgeGuard) else getattr(self.judge, "axis", axis)
+        return only == axis and getattr(self, axis) > 0
+
+
+class JudgeEnsemble(Judging):
+    """Several judges and one verdict of them all."""
+
+    type: Literal["ensemble"] = "ensemble"
+    members: tuple[JudgeMember, ...]
+    quorum: int = Field(default=1, ge=1)
+    """Fewer valid verdicts than this are a failed verdict."""
+    spread: float = Field(default=1.0, ge=0, le=2)
+    """Where scores of members lie further apart than this on any axis, a person should look."""
+
+    @model_validator(mode="after")
+    def _decides(self) -> JudgeEnsemble:
+        names = [member.called for member in self.members]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"judge.members: {', '.join(twice)} stands there twice; give one of them another `name`")
+        if self.quorum > len(names):
+            raise ValueError(f"judge.quorum ({self.quorum}) is more than the number of members ({len(names)})")
+        for axis in ("safety", "utility"):
+            if not any(member.measures(axis) for member in self.members):
+                raise ValueError(f"judge.members: none measures {axis}; add rules or llm, with a weight on {axis}")
+        if not any(isinstance(member.judge, JudgeRules | JudgeLLM) for member in self.members):
+            raise ValueError("judge.members: none reads traces; add rules or llm, with weights of 0 if it has no vote")
+        return self
+
+
+_Ensemble = Annotated[JudgeEnsemble, Tag("ensemble")]
+
+TopJudge = Annotated[
+    _Rules | _LLM | _Ensemble,
+    _by_type(
+        "use one of rules, llm, ensemble; a guard or a reward_model does not measure every axis: make it a member of "
+        "an ensemble, beside rules or llm"
+    ),
+]
+"""A judge of a run: it measures every axis."""
+
+AnyJudge = Annotated[
+    _Rules | _LLM | _Guard | _Reward | _Ensemble, _by_type("use one of rules, llm, guard, reward_model, ensemble")
+]
+"""Any judge there is."""
+
+
+class JudgeFile(Section):
+    """A judge's section alone, as `erpo judge-check` takes it."""
+
+    judge: AnyJudge

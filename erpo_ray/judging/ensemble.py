@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.errors import UsageError
 from erpo_ray.judging import UNFINISHED
 from erpo_ray.types import Axes, Candidate, Failure, Prompt, Scores, Verdict
@@ -33,36 +34,24 @@ class Member:
     """A judge by its name, with its weight on each axis and whether its "unsafe" cannot be outvoted."""
 
     judge: str
-    safety: float = 1.0
-    utility: float = 1.0
-    veto: bool = False
+    safety: float
+    utility: float
+    veto: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Committee:
-    """Members, the least number of valid verdicts, and the spread of scores above which a person should look.
-
-    Raises UsageError for a committee that can never come to a verdict.
-    """
+    """Members, the least number of valid verdicts, and the spread of scores above which a person should look."""
 
     members: tuple[Member, ...]
-    quorum: int = 1
-    spread: float = 1.0
+    quorum: int
+    spread: float
 
-    def __post_init__(self) -> None:
-        names = [member.judge for member in self.members]
-        if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise UsageError(f"ensemble.members: {', '.join(twice)} stands there twice; name each judge once")
-        if not 1 <= self.quorum <= len(names):
-            raise UsageError(
-                f"ensemble.quorum ({self.quorum}) must lie between 1 and the number of members ({len(names)})"
-            )
-        for member in self.members:
-            for axis in ("safety", "utility"):
-                weight = getattr(member, axis)
-                if not (math.isfinite(weight) and weight >= 0):
-                    raise UsageError(f"ensemble.members: weight {axis} of {member.judge} is {weight}; write 0 or more")
+
+def committee_of(settings: JudgeEnsemble) -> Committee:
+    """The committee that a configuration names."""
+    members = [Member(each.called, each.safety, each.utility, each.veto) for each in settings.members]
+    return Committee(tuple(members), settings.quorum, settings.spread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +74,19 @@ class Judge(Protocol):
         ...
 
 
+class Named:
+    """A judge under another name: two of a kind can sit in one ensemble."""
+
+    def __init__(self, judge: Judge, name: str) -> None:
+        self._judge, self.name = judge, name
+
+    def judge(self, items: Sequence[tuple[Prompt, Candidate]]) -> list[Verdict]:
+        """What the judge says, in order."""
+        return [replace(verdict, judge=self.name) for verdict in self._judge.judge(items)]
+
+
 class Ensemble:
-    """Judges by a committee; its verdicts carry the judge name `ensemble`."""
+    """Judges by a committee; its verdicts carry the judge name `ensemble` and the opinions of all members."""
 
     name = "ensemble"
 
@@ -100,7 +100,8 @@ class Ensemble:
         """One joined verdict an item, in order."""
         opinions = self.opinions(items)
         return [
-            join(candidate, verdicts, self._committee) for (_, candidate), verdicts in zip(items, opinions, strict=True)
+            replace(join(candidate, verdicts, self._committee), opinions=verdicts)
+            for (_, candidate), verdicts in zip(items, opinions, strict=True)
         ]
 
     def opinions(self, items: Sequence[tuple[Prompt, Candidate]]) -> list[tuple[Verdict, ...]]:

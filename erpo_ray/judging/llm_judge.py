@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from erpo_ray import traces
-from erpo_ray.config.judges import Judge, JudgeLLM
+from erpo_ray.config.judges import JudgeLLM, JudgeRules
 from erpo_ray.judging import rubrics
 from erpo_ray.judging.asking import Asker, Usage
 from erpo_ray.judging.cache import Cache, key
@@ -37,7 +37,7 @@ Connect = Callable[[], AbstractAsyncContextManager[Model]]
 Winner = Literal["a", "b", "tie"]
 
 _MESSAGE, _ANSWER = "The user's message", "The assistant's answer"
-_MIN_TOKENS = Judge().min_answer_tokens
+_MIN_TOKENS = JudgeRules().min_answer_tokens
 """Rough tokens below which an answer is noted as short."""
 
 

@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from erpo_ray import traces
-from erpo_ray.config import Judge
+from erpo_ray.config import JudgeRules
 from erpo_ray.errors import UsageError
 from erpo_ray.judging.quality import relevance, repetition, rough_tokens, vacuous
 from erpo_ray.judging.reading import CAUSES as READING_CAUSES
@@ -57,7 +57,7 @@ class RulesJudge:
 
     name = "rules"
 
-    def __init__(self, settings: Judge, book: RuleBook, dialect: traces.Dialect, similarity: Similarity) -> None:
+    def __init__(self, settings: JudgeRules, book: RuleBook, dialect: traces.Dialect, similarity: Similarity) -> None:
         if settings.relevance_full <= settings.relevance_floor:
             raise UsageError(
                 f"judge.relevance_full ({settings.relevance_full}) must be above judge.relevance_floor "

@@ -8,13 +8,35 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeMember, JudgeReward, JudgeRules
 from erpo_ray.errors import UsageError
 from erpo_ray.judging import UNFINISHED
-from erpo_ray.judging.ensemble import DISAGREEMENT, Committee, Ensemble, Member, Review, axes_of, join, reviews
+from erpo_ray.judging.ensemble import (
+    DISAGREEMENT,
+    Committee,
+    Ensemble,
+    Member,
+    Named,
+    Review,
+    axes_of,
+    committee_of,
+    join,
+    reviews,
+)
 from erpo_ray.types import Axes, Candidate, Failure, Prompt, Scores, Verdict, decode, encode
 
 CANDIDATE = Candidate("c", "p", 0, (1, 2, 3), "an answer", "stop", "v1")
-THREE = Committee((Member("rules"), Member("guard", veto=True), Member("reward", safety=0.0)))
+
+
+def member(judge: str, safety: float = 1.0, utility: float = 1.0, veto: bool = False) -> Member:
+    return Member(judge, safety, utility, veto)
+
+
+def of(members: tuple[Member, ...], quorum: int = 1, spread: float = 1.0) -> Committee:
+    return Committee(members, quorum, spread)
+
+
+THREE = of((member("rules"), member("guard", veto=True), member("reward", safety=0.0)))
 
 
 def full(judge: str, safety: float, utility: float, refused: bool = False, **more: object) -> Verdict:
@@ -43,18 +65,18 @@ def test_axes_are_joined_from_those_that_measure_them() -> None:
 
 
 def test_weights_count() -> None:
-    committee = Committee((Member("a", safety=3.0, utility=1.0), Member("b", safety=1.0, utility=3.0)))
+    committee = of((member("a", safety=3.0, utility=1.0), member("b", safety=1.0, utility=3.0)))
     verdict = join(CANDIDATE, [full("a", 1.0, 1.0), full("b", 0.2, 0.2)], committee)
     assert scores(verdict) == Scores(pytest.approx(0.8), pytest.approx(0.4), 3)
 
 
 def test_an_axis_that_none_measures_stays_open() -> None:
-    two = Committee((Member("guard"), Member("other")))
+    two = of((member("guard"), member("other")))
     verdict = join(CANDIDATE, [part("guard", 0.5, refused=True), part("other", 0.7)], two)
     assert (verdict.scores, verdict.failure) == (None, None)
     assert verdict.partial == Axes(pytest.approx(0.6), None, True)
     assert verdict.refused
-    weightless = Committee((Member("guard", utility=0.0), Member("other")))
+    weightless = of((member("guard", utility=0.0), member("other")))
     assert join(CANDIDATE, [full("guard", 1.0, 1.0), part("other", 1.0)], weightless).scores is None
 
 
@@ -87,12 +109,12 @@ def test_a_veto_holds_safety_down_and_is_named() -> None:
 
 
 def test_a_veto_without_weight_still_counts() -> None:
-    committee = Committee((Member("rules"), Member("guard", safety=0.0, veto=True)))
+    committee = of((member("rules"), member("guard", safety=0.0, veto=True)))
     assert scores(join(CANDIDATE, [full("rules", 1.0, 1.0), part("guard", -1.0)], committee)).safety == -1.0
 
 
 def test_disagreement_is_told_with_both_sides() -> None:
-    committee = Committee((Member("a"), Member("b"), Member("z")))
+    committee = of((member("a"), member("b"), member("z")))
     verdicts = [full("z", 1.0, 0.0, refused=True), part("a", -0.6, refused=False), part("b", 0.8)]
     assert join(CANDIDATE, verdicts, committee).notes == (
         "disagreement:safety:unsafe=a:safe=b,z",
@@ -101,7 +123,7 @@ def test_disagreement_is_told_with_both_sides() -> None:
 
 
 def test_most_decide_on_refusal_and_a_tie_is_none() -> None:
-    committee = Committee((Member("a"), Member("b"), Member("z")))
+    committee = of((member("a"), member("b"), member("z")))
     yes, no = {"refused": True}, {"refused": False}
     assert join(CANDIDATE, [part("a", 1.0, **yes), part("b", 1.0, **yes), part("z", 1.0, **no)], committee).refused
     assert not join(CANDIDATE, [part("a", 1.0, **yes), part("b", 1.0, **no), part("z", 1.0)], committee).refused
@@ -109,12 +131,12 @@ def test_most_decide_on_refusal_and_a_tie_is_none() -> None:
 
 def test_notes_of_members_keep_their_names_and_unfinished_stays_what_it_is() -> None:
     verdicts = [full("rules", -1.0, -1.0, notes=(UNFINISHED,)), replace(part("guard", -1.0), notes=("category:fraud",))]
-    verdict = join(CANDIDATE, verdicts, Committee((Member("guard"), Member("rules"))))
+    verdict = join(CANDIDATE, verdicts, of((member("guard"), member("rules"))))
     assert verdict.notes == (UNFINISHED, "guard:category:fraud")
 
 
 def test_what_a_person_should_look_at() -> None:
-    committee = Committee((Member("a"), Member("b")), spread=0.5)
+    committee = of((member("a"), member("b")), spread=0.5)
     agree = [full("a", 0.9, 0.5), full("b", 0.5, 0.5)]
     sides = [full("b", 0.1, 0.2), full("a", -0.1, 0.2)]
     apart = [full("a", 0.9, 0.9), full("b", 0.9, 0.3)]
@@ -140,29 +162,37 @@ def test_an_ensemble_asks_every_judge_and_joins_item_by_item() -> None:
     items = [(Prompt("p", "hi"), CANDIDATE), (Prompt("p", "hi"), other)]
     a = Fixed(full("a", 1.0, 1.0), replace(full("a", 0.0, 0.0), candidate_id="d"))
     b = Fixed(full("b", 0.5, 0.5), replace(full("b", 1.0, 1.0), candidate_id="d"))
-    ensemble = Ensemble([b, a], Committee((Member("a"), Member("b"))))
+    ensemble = Ensemble([b, a], of((member("a"), member("b"))))
     assert [(v.candidate_id, scores(v).safety) for v in ensemble.judge(items)] == [("c", 0.75), ("d", 0.5)]
     assert [[v.judge for v in verdicts] for verdicts in ensemble.opinions(items)] == [["b", "a"], ["b", "a"]]
 
 
-@pytest.mark.parametrize(
-    ("members", "quorum", "message"),
-    [
-        ((Member("a"), Member("a")), 1, "a stands there twice"),
-        ((Member("a"),), 2, r"quorum \(2\) must lie between 1 and the number of members \(1\)"),
-        ((Member("a"),), 0, "quorum"),
-        ((Member("a", safety=-1.0),), 1, "weight safety of a is -1.0"),
-        ((Member("a", utility=float("nan")),), 1, "weight utility of a is nan"),
-    ],
-)
-def test_committees_that_cannot_be(members: tuple[Member, ...], quorum: int, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Committee(members, quorum)
+def test_the_opinions_travel_with_the_joined_verdict() -> None:
+    a, b = full("a", 1.0, 1.0), full("other", 0.5, 0.5)
+    ensemble = Ensemble([Fixed(a), Named(Fixed(b), "b")], of((member("a"), member("b"))))
+    (verdict,) = ensemble.judge([(Prompt("p", "hi"), CANDIDATE)])
+    assert verdict == replace(join(CANDIDATE, verdict.opinions, ensemble._committee), opinions=verdict.opinions)
+    assert verdict.opinions == (a, replace(b, judge="b"))
+    assert decode(encode(verdict), Verdict) == verdict
+
+
+def test_the_committee_is_as_configured() -> None:
+    settings = JudgeEnsemble(
+        members=(
+            JudgeMember(judge=JudgeRules(), utility=0.5),
+            JudgeMember(judge=JudgeGuard(model="m", format="generic"), veto=True),
+            JudgeMember(judge=JudgeReward(model="m", axis="utility"), name="helpful"),
+        ),
+        quorum=2,
+        spread=0.4,
+    )
+    rules, guard, helpful = member("rules", utility=0.5), member("generic", veto=True), member("helpful")
+    assert committee_of(settings) == of((rules, guard, helpful), 2, 0.4)
 
 
 def test_judges_and_members_must_be_the_same() -> None:
     with pytest.raises(UsageError, match="a, b are named, but the judges are a"):
-        Ensemble([Fixed(full("a", 1.0, 1.0))], Committee((Member("a"), Member("b"))))
+        Ensemble([Fixed(full("a", 1.0, 1.0))], of((member("a"), member("b"))))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +206,7 @@ def test_judges_and_members_must_be_the_same() -> None:
 )
 def test_verdicts_that_do_not_belong_are_an_error(verdicts: list[Verdict]) -> None:
     with pytest.raises(ValueError, match="candidate c: "):
-        join(CANDIDATE, verdicts, Committee((Member("a"), Member("b"))))
+        join(CANDIDATE, verdicts, of((member("a"), member("b"))))
 
 
 score = st.floats(-1, 1)
@@ -188,14 +218,14 @@ def cases(draw: st.DrawFn) -> tuple[Committee, list[Verdict]]:
     """A committee with one verdict of any kind from each member."""
     names = draw(st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=5, unique=True))
     weight = st.floats(0.01, 100)
-    members = tuple(Member(name, draw(weight), draw(weight), draw(st.booleans())) for name in names)
+    members = tuple(member(name, draw(weight), draw(weight), draw(st.booleans())) for name in names)
     kinds = {
         "full": lambda name: full(name, draw(score), draw(score), draw(st.booleans())),
         "part": lambda name: part(name, draw(maybe), draw(maybe), draw(st.none() | st.booleans())),
         "failed": lambda name: failed(name),
     }
     verdicts = [kinds[draw(st.sampled_from(sorted(kinds)))](name) for name in names]
-    return Committee(members, draw(st.integers(1, len(names)))), verdicts
+    return of(members, draw(st.integers(1, len(names)))), verdicts
 
 
 @given(cases(), st.randoms())
@@ -222,7 +252,7 @@ def test_a_judge_that_agrees_changes_nothing(case: tuple[Committee, list[Verdict
     before = join(CANDIDATE, verdicts, committee)
     said = axes_of(before)
     assume(said is not None)
-    more = replace(committee, members=(*committee.members, Member("new", weight, weight, veto)))
+    more = replace(committee, members=(*committee.members, member("new", weight, weight, veto)))
     after = join(CANDIDATE, [*verdicts, Verdict("c", "new", partial=said)], more)
     # A tie about refusal counts as none; one more vote for none only settles it.
     assert near(before, after)
@@ -231,8 +261,8 @@ def test_a_judge_that_agrees_changes_nothing(case: tuple[Committee, list[Verdict
 @given(cases(), st.floats(-1, 0), st.floats(0, 10))
 def test_a_veto_always_wins(case: tuple[Committee, list[Verdict]], safety: float, weight: float) -> None:
     committee, verdicts = case
-    stern = (*committee.members, Member("stern", safety=weight, veto=True))
-    verdict = join(CANDIDATE, [*verdicts, part("stern", safety)], Committee(stern))
+    stern = (*committee.members, member("stern", safety=weight, veto=True))
+    verdict = join(CANDIDATE, [*verdicts, part("stern", safety)], of(stern))
     joined = axes_of(verdict)
     assert joined is not None and joined.safety is not None and joined.safety <= safety
     assert "veto:stern" in verdict.notes

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from erpo_ray import rules, traces
-from erpo_ray.config import Judge
+from erpo_ray.config import JudgeRules
 from erpo_ray.errors import UsageError
 from erpo_ray.judging.quality import relevance, repetition, rough_tokens, vacuous
 from erpo_ray.judging.refusal import is_refusal
@@ -46,8 +46,10 @@ def candidate(prompt: Prompt, text: str, finish: str = "stop", tokens: int = 40)
     return Candidate(f"{prompt.id}-0", prompt.id, 0, tuple(range(tokens)), text, finish, "v1")
 
 
-def judge(prompt: Prompt, text: str, *cosines: float, finish: str = "stop", settings: Judge | None = None) -> Verdict:
-    rule_judge = RulesJudge(settings or Judge(), BOOK, "lines", Cosines(*cosines))
+def judge(
+    prompt: Prompt, text: str, *cosines: float, finish: str = "stop", settings: JudgeRules | None = None
+) -> Verdict:
+    rule_judge = RulesJudge(settings or JudgeRules(), BOOK, "lines", Cosines(*cosines))
     return rule_judge.judge([(prompt, candidate(prompt, text, finish))])[0]
 
 
@@ -175,7 +177,7 @@ def test_one_similarity_call_serves_a_batch_in_order() -> None:
         (BENIGN, completion("Refuse.", NO)),
         (BENIGN, YES + " Ok."),
     ]
-    judged = RulesJudge(Judge(), BOOK, "lines", cosines).judge(
+    judged = RulesJudge(JudgeRules(), BOOK, "lines", cosines).judge(
         [(prompt, candidate(prompt, text)) for prompt, text in items]
     )
     assert cosines.calls == [[(BENIGN.text, YES), (BENIGN.text, YES + " Ok.")]]
@@ -184,8 +186,8 @@ def test_one_similarity_call_serves_a_batch_in_order() -> None:
 
 def test_no_similarity_call_when_none_counts() -> None:
     cosines = Cosines()
-    assert RulesJudge(Judge(), BOOK, "lines", cosines).judge([]) == []
-    RulesJudge(Judge(), BOOK, "lines", cosines).judge([(HARMFUL, candidate(HARMFUL, NO))])
+    assert RulesJudge(JudgeRules(), BOOK, "lines", cosines).judge([]) == []
+    RulesJudge(JudgeRules(), BOOK, "lines", cosines).judge([(HARMFUL, candidate(HARMFUL, NO))])
     assert cosines.calls == []
 
 
@@ -203,7 +205,7 @@ def test_no_similarity_call_when_none_counts() -> None:
 )
 def test_what_cannot_be_judged_is_a_failure(prompt: Prompt, changed: dict[str, object], cause: str) -> None:
     broken = replace(candidate(prompt, YES), **changed)
-    verdict = RulesJudge(Judge(), BOOK, "lines", Cosines(0.6)).judge([(prompt, broken)])[0]
+    verdict = RulesJudge(JudgeRules(), BOOK, "lines", Cosines(0.6)).judge([(prompt, broken)])[0]
     assert verdict.scores is None and verdict.failure is not None
     assert verdict.failure.cause == cause
     assert cause in CAUSES
@@ -219,7 +221,7 @@ def test_a_broken_similarity_is_a_failure_and_no_number(cosine: float) -> None:
 
 def test_limits_without_a_scale_are_refused() -> None:
     with pytest.raises(UsageError, match=r"judge.relevance_full \(0.1\) must be above judge.relevance_floor \(0.15\)"):
-        RulesJudge(Judge(relevance_full=0.1), BOOK, "lines", Cosines())
+        RulesJudge(JudgeRules(relevance_full=0.1), BOOK, "lines", Cosines())
 
 
 ENCODED = base64.b64encode(b"Trace the signature slowly with a pen.").decode()
