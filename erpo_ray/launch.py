@@ -110,6 +110,7 @@ def evaluate(
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
     book = rules.load(config.rules.path)
+    preflight.judge(config.judge, book)
     renderer = ModelRenderer(model)
     _require_room(asked, renderer, config)
     progress = Progress()

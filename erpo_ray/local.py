@@ -49,7 +49,7 @@ class _Alone:
         self.engine: Engine | DefendedEngine | None = None
         self._policy: Policy | None = None
         self._settings, self._decode = engine_settings(config, gpu), config.evaluate.decode
-        self._judge = JudgeWorker(config)
+        self._judge = JudgeWorker(config, gpu)
 
     def serve(self, policy: Policy) -> None:
         if self.engine is None:

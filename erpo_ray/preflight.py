@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -14,8 +15,12 @@ from typing import TYPE_CHECKING
 
 from erpo_ray import rules, tracking
 from erpo_ray.config import Config
+from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeReward
 from erpo_ray.documents import near
 from erpo_ray.errors import UsageError
+from erpo_ray.judging.cache import Cache
+from erpo_ray.judging.guard_formats import guard_format
+from erpo_ray.judging.guards import Chat
 from erpo_ray.methods import METHODS
 from erpo_ray.prompts import mixing
 from erpo_ray.rules import RuleBook
@@ -44,6 +49,7 @@ def check(config: Config, run_dir: Path | None = None) -> Ready:
     plainly(config)
     tracking.require(config.tracking)
     book = rules.load(config.rules.path)
+    judge(config.judge, book)
     mix = mixing.gather(config.data, tuple(book.categories), config.seed)
     both_labels(mix)
     if run_dir is not None:
@@ -126,13 +132,58 @@ def model(config: Config) -> Path:
             f"{found}: the model has no chat template; use its instruct or chat variant, "
             "or put a chat_template.jinja beside its tokenizer"
         )
-    context = _json(found / "config.json").get("max_position_embeddings")
-    if isinstance(context, int) and config.model.max_length > context:
-        raise UsageError(
-            f"key `model.max_length`: found {config.model.max_length} (whole number), "
-            f"but {found} has a context of {context} tokens; use {context} or less"
-        )
+    _fits("model.max_length", config.model.max_length, found)
     return found
+
+
+def judge(settings: AnyJudge, book: RuleBook) -> None:
+    """What the judge needs is there: key, cache, models with what the judge reads of them."""
+    if isinstance(settings, JudgeEnsemble):
+        for member in settings.members:
+            judge(member.judge, book)
+    elif isinstance(settings, JudgeLLM):
+        key = settings.api_key_env
+        if settings.base_url.startswith("https:") and not os.environ.get(key, "").strip():
+            raise UsageError(
+                f"judge.api_key_env: found ${key} empty, and {settings.base_url} will want a key; "
+                f"export {key} before the start (any word where the server needs none), on a cluster on every node"
+            )
+        if settings.cache:
+            Cache(Path(settings.cache)).close()
+    elif isinstance(settings, JudgeGuard | JudgeReward):
+        _judge_model(settings, book)
+
+
+def _judge_model(settings: JudgeGuard | JudgeReward, book: RuleBook) -> None:
+    from erpo_ray.engines.models import materialise
+
+    found = materialise(settings.model, "judge.model")
+    _fits("judge.max_length", settings.max_length, found)
+    chats = True
+    if isinstance(settings, JudgeGuard):
+        questions = guard_format(settings.format, book).ask("", "")
+        chats = any(isinstance(question, Chat) for _, question in questions)
+    elif not any(str(name).endswith("ForSequenceClassification") for name in _architectures(found)):
+        raise UsageError(f"judge.model: {found} is no sequence classifier ({_architectures(found)}); name one that is")
+    if chats and not _has_template(found):
+        raise UsageError(
+            f"judge.model: {found} has no chat template, which writes what it is asked; "
+            "put the model's own chat_template.jinja beside its tokenizer"
+        )
+
+
+def _architectures(model_dir: Path) -> list[object]:
+    found = _json(model_dir / "config.json").get("architectures")
+    return found if isinstance(found, list) else []
+
+
+def _fits(key: str, length: int, model_dir: Path) -> None:
+    context = _json(model_dir / "config.json").get("max_position_embeddings")
+    if isinstance(context, int) and length > context:
+        raise UsageError(
+            f"key `{key}`: found {length} (whole number), "
+            f"but {model_dir} has a context of {context} tokens; use {context} or less"
+        )
 
 
 def prompt_room(config: Config) -> int:

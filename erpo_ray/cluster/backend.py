@@ -11,6 +11,7 @@ from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pooled import PooledBackend
 from erpo_ray.cluster.start import join, leave
 from erpo_ray.config import Config, Data
+from erpo_ray.engines.judges import has_model
 from erpo_ray.prompts.mixing import Mix
 
 
@@ -18,7 +19,8 @@ class RayBackend(PooledBackend):
     """Joins or starts a cluster. Raises EnvironmentFault when it cannot be reached or is too small."""
 
     def __init__(self, config: Config, progress: Progress = lambda step, steps, metrics: None) -> None:
-        self._joined = join(config.cluster)
+        judges = config.cluster.judge_workers if has_model(config.judge) else 0
+        self._joined = join(config.cluster, judges)
         self._workers = RayCrew(config, self._joined)
         super().__init__(config, self._workers, progress)
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from erpo_ray.cluster.pool import CALL_DEADLINE_S, Item, WorkerLost
 from erpo_ray.cluster.start import Joined
 from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker, engine_settings
 from erpo_ray.config import Config
-from erpo_ray.errors import RunFailed
+from erpo_ray.engines.judges import has_model
+from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.types import Policy, Request, seed_of
 
 ROLLOUT_SHARE, TRAIN_SHARE = 0.51, 0.49
@@ -83,6 +84,9 @@ class RayCrew:
         try:
             return ray.get(ticket)
         except RayError as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, UsageError):
+                # A wrong key or address: another worker would meet it too.
+                raise error.cause from None
             raise WorkerLost(_last_line(error)) from error
 
     def replace_rollout(self, worker: int) -> None:
@@ -110,7 +114,9 @@ class RayCrew:
         return remote.remote(self._policy, settings, decode, share)
 
     def _new_judge(self) -> Any:
-        return ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(JudgeWorker).remote(self._config)
+        gpu = self._joined.gpu and has_model(self._config.judge)
+        remote = ray.remote(num_cpus=0, num_gpus=int(gpu), scheduling_strategy="SPREAD")(JudgeWorker)
+        return remote.remote(self._config, gpu)
 
     def _get(self, refs: list[Any]) -> list[Any]:
         """Results of calls that all workers must answer. RunFailed with the cause otherwise."""

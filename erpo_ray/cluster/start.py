@@ -31,9 +31,10 @@ class Joined:
     own: Path | None
 
 
-def join(cluster: Cluster) -> Joined:
+def join(cluster: Cluster, judges: int = 0) -> Joined:
     """Connect to `cluster.address`, to the cluster of this job (RAY_ADDRESS), or start a local one.
 
+    `judges` is the number of judge workers that take a GPU where GPUs are used.
     Raises EnvironmentFault when the cluster cannot be reached, or lacks the GPUs that the settings need.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -51,7 +52,7 @@ def join(cluster: Cluster) -> Joined:
     gpus = int(resources.get("GPU", 0))
     gpu = gpus > 0 if cluster.gpu is None else cluster.gpu
     if gpu:
-        _require_gpus(cluster, gpus)
+        _require_gpus(cluster, judges, gpus)
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Joined(gpu, nodes, resources.get("CPU", 1.0), own)
 
@@ -88,12 +89,17 @@ def _remote(address: str) -> None:
         ) from error
 
 
-def _require_gpus(cluster: Cluster, found: int) -> None:
+def _require_gpus(cluster: Cluster, judges: int, found: int) -> None:
     shared = max(cluster.rollout_workers, cluster.train_workers)
-    needed = shared if cluster.share_gpu else cluster.rollout_workers + cluster.train_workers
+    needed = judges + (shared if cluster.share_gpu else cluster.rollout_workers + cluster.train_workers)
     if needed > found:
         raise EnvironmentFault(
             f"cluster.rollout_workers={cluster.rollout_workers} and cluster.train_workers={cluster.train_workers} with "
-            f"cluster.share_gpu={str(cluster.share_gpu).lower()} need {needed} GPUs, the cluster has {found}; "
+            f"cluster.share_gpu={str(cluster.share_gpu).lower()}{_judges(judges)} need {needed} GPUs, "
+            f"the cluster has {found}; "
             "ask for fewer workers, add nodes, or set cluster.gpu=false"
         )
+
+
+def _judges(count: int) -> str:
+    return f" and a model for each of {count} judge workers" if count else ""

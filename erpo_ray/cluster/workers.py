@@ -11,9 +11,8 @@ from erpo_ray import rules
 from erpo_ray.cluster.pool import Item
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import Decode
-from erpo_ray.engines.embeddings import Embedder
+from erpo_ray.engines.judges import Bench, has_model, judge_of
 from erpo_ray.engines.vllm import Engine, EngineSettings, Finished
-from erpo_ray.judging.rules_judge import RulesJudge
 from erpo_ray.types import Policy, Request, Verdict
 
 if TYPE_CHECKING:
@@ -71,14 +70,16 @@ class RolloutWorker:
 
 
 class JudgeWorker:
-    """The configured judge with its embedding model; also the trainer's side of a canary."""
+    """The configured judge with its models; also the trainer's side of a canary."""
 
-    def __init__(self, config: Config) -> None:
-        similarity = Embedder().similarity
-        self._judge = RulesJudge(config.judge, rules.load(config.rules.path), config.model.dialect, similarity)
+    def __init__(self, config: Config, gpu: bool = False) -> None:
+        if has_model(config.judge):
+            os.environ["OMP_NUM_THREADS"] = str(cores())
+        bench = Bench(rules.load(config.rules.path), config.model.dialect, gpu)
+        self._judge = judge_of(config.judge, bench)
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
-        return self._judge.judge(items)
+        return list(self._judge.judge(items))
 
     def logprobs(self, model_dir: Path, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
         """Log-probabilities of the completion tokens as the trainer computes them."""

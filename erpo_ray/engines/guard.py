@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from erpo_ray.engines.chat_tokens import ChatTokens
 from erpo_ray.engines.renderer import stop_ids
 from erpo_ray.engines.vllm import EngineSettings, start
 from erpo_ray.errors import UsageError
-from erpo_ray.judging.guards import Chat, GuardFormat, Piece, Question, Reply, log_sum
+from erpo_ray.judging.guards import Chat, GuardFormat, Question, Reply, log_sum
 from erpo_ray.types import Failure
-
-_STAND_IN = 0xE000
-"""First private-use character of those that mark judged texts in a rendered template."""
 
 
 class GuardTokens:
@@ -23,12 +21,9 @@ class GuardTokens:
     """
 
     def __init__(self, model_dir: Path | str, format: GuardFormat) -> None:
-        from transformers import AutoTokenizer
-
-        self.model_dir = Path(model_dir)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_dir))
-        self._special = tuple(t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special)
-        self.stop_ids = stop_ids(self._tokenizer, self.model_dir)
+        self._texts = ChatTokens(model_dir, generate=True)
+        self._tokenizer = self._texts.tokenizer
+        self.stop_ids = stop_ids(self._tokenizer, Path(model_dir))
         self.words = {word: self._first_tokens(word) for word in format.words}
         first = [token for tokens in self.words.values() for token in tokens]
         if len(set(first)) < len(first):
@@ -40,9 +35,9 @@ class GuardTokens:
     def encode(self, question: Question) -> list[int]:
         """Ids of a question. Special-token strings inside judged texts stay plain text."""
         if isinstance(question, Chat):
-            return self._ids(self._rendered(question))
+            return self._texts.chat(question)
         bos = self._tokenizer.bos_token_id
-        return [*([] if bos is None else [bos]), *self._ids(question.pieces)]
+        return [*([] if bos is None else [bos]), *self._texts.ids(question.pieces)]
 
     def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Text of each token without special ones; joined they are the reply. For the few tokens of a verdict."""
@@ -57,43 +52,6 @@ class GuardTokens:
             for word, tokens in self.words.items()
         }
 
-    def _rendered(self, chat: Chat) -> list[Piece]:
-        """The text of a chat in pieces, judged texts apart."""
-        if not self._tokenizer.chat_template:
-            raise UsageError(
-                f"{self.model_dir}: the guard's tokenizer has no chat template, which writes its prompt; put the "
-                "model's own chat_template.jinja beside it"
-            )
-        data = [text for _, pieces in chat.messages for text, is_data in pieces if is_data]
-        marks = [chr(_STAND_IN + i) for i in range(len(data))]
-        left = iter(marks)
-        messages = []
-        for role, pieces in chat.messages:
-            text = "".join(next(left) if is_data else text for text, is_data in pieces)
-            messages.append({"role": role, "content": [{"type": "text", "text": text}] if chat.parts else text})
-        rest = self._tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, **dict(chat.variables)
-        )
-        out: list[Piece] = []
-        for mark, text in zip(marks, data, strict=True):
-            before, found, rest = rest.partition(mark)
-            if not found or mark in rest:
-                raise UsageError(
-                    f"{self.model_dir}: the chat template does not hold each judged text exactly once and in order; "
-                    "choose the guard format that fits the model"
-                )
-            out += [(before, False), (text, True)]
-        return [*out, (rest, False)]
-
-    def _ids(self, pieces: Sequence[Piece]) -> list[int]:
-        """In one go, as the model was trained, unless data holds special-token strings: then piece by piece."""
-        if not any(special in text for text, is_data in pieces if is_data for special in self._special):
-            return self._encode("".join(text for text, _ in pieces), plain=False)
-        return [token for text, is_data in pieces for token in self._encode(text, plain=is_data)]
-
-    def _encode(self, text: str, plain: bool) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
-
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
@@ -101,7 +59,7 @@ class GuardTokens:
         """The tokens that begin a word, at the start of a line and after a space; blank tokens do not count."""
         found = set()
         for text in (word, f" {word}"):
-            found.update([token for token in self._encode(text, plain=True) if self._decode([token]).strip()][:1])
+            found.update([token for token in self._texts.encode(text, plain=True) if self._decode([token]).strip()][:1])
         return tuple(sorted(found))
 
 

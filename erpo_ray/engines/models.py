@@ -20,8 +20,10 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ERPO_CACHE") or Path.home() / ".cache" / "erpo_ray")
 
 
-def materialise(name_or_path: str | Path) -> Path:
+def materialise(name_or_path: str | Path, key: str = "model.path") -> Path:
     """Directory of the model: the embedded model's name, a local directory, or a hub id (fetched once).
+
+    `key` is the one of the configuration that names it.
 
     Raises UsageError for a directory that is not a safe model, EnvironmentFault when something cannot be fetched.
     """
@@ -31,20 +33,18 @@ def materialise(name_or_path: str | Path) -> Path:
     if Path(name).expanduser().is_dir():
         found = Path(name).expanduser().resolve()
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UsageError(
-            f"model.path: {name} is no directory; give an existing one, {EMBEDDED}, or a hub id (owner/name)"
-        )
+        raise UsageError(f"{key}: {name} is no directory; give an existing one, {EMBEDDED}, or a hub id (owner/name)")
     else:
-        found = _from_hub(name)
-    check(found)
+        found = _from_hub(name, key)
+    check(found, key)
     return found
 
 
-def check(model_dir: Path) -> None:
+def check(model_dir: Path, key: str) -> None:
     """Raise UsageError unless the directory holds safetensors weights and no code that would have to be run."""
     config = model_dir / "config.json"
     if not config.exists():
-        raise UsageError(f"{model_dir}: no config.json; model.path must be a Hugging Face model directory")
+        raise UsageError(f"{model_dir}: no config.json; {key} must be a Hugging Face model directory")
     if not any(model_dir.glob("*.safetensors")):
         pickled = sorted(p.name for p in (*model_dir.glob("*.bin"), *model_dir.glob("*.pt"), *model_dir.glob("*.pth")))
         found = f"only pickled weights ({', '.join(pickled)}), which can run code" if pickled else "no weights"
@@ -96,7 +96,7 @@ def _dequantise(folder: Path, out: Path) -> None:
     AutoTokenizer.from_pretrained(str(folder), gguf_file=_GGUF).save_pretrained(out)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, key: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -104,12 +104,10 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except RepositoryNotFoundError as error:
-        raise UsageError(
-            f"model.path: the hub has no model {name}; check the id (private models need HF_TOKEN)"
-        ) from error
+        raise UsageError(f"{key}: the hub has no model {name}; check the id (private models need HF_TOKEN)") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise EnvironmentFault(
-            f"model.path: {name} is neither a directory here nor can it be fetched from the hub; "
+            f"{key}: {name} is neither a directory here nor can it be fetched from the hub; "
             f"copy the model to this machine and give its directory, or use {EMBEDDED}"
         ) from error
 
