@@ -10,6 +10,7 @@ from typing import Protocol
 
 from erpo_ray.config import Data
 from erpo_ray.errors import RunFailed
+from erpo_ray.judging import canaries
 from erpo_ray.prompts.mixing import Mix
 from erpo_ray.rundir import Ledger, StageDir
 from erpo_ray.types import (
@@ -121,6 +122,22 @@ def sample(
     return candidates, verdicts
 
 
+def prove_judge(s: StageDir, backend: Backend, run: str) -> None:
+    """Put the canaries to the judge, once a stage. RunFailed when a verdict is not the known one; then none is kept."""
+
+    def ask() -> list[Verdict]:
+        found = backend.rollouts((), canaries.cases(), run, f"{s.path.name}/canaries")
+        verdicts = [item for item in found if isinstance(item, Verdict)]
+        if wrong := canaries.misses(verdicts):
+            raise RunFailed(
+                f"stage {s.path.name}: the judge misses cases with known verdicts: {'; '.join(wrong)}. "
+                "Mend or change the judge (`erpo judge-check` measures it) and start the same command again"
+            )
+        return verdicts
+
+    s.once("canaries.jsonl", Verdict, ask)
+
+
 def _missing(requests: Iterable[Request], have: Container[str], run: str, stage: str) -> Iterator[Request]:
     for request in requests:
         wanted = tuple(k for k in request.samples if identity(run, stage, request.prompt.id, k) not in have)
@@ -147,13 +164,14 @@ def check_failures(groups: Sequence[Group], limit: float) -> None:
 
 
 def check_verdicts(verdicts: Iterable[Verdict], limit: float) -> None:
-    """As `check_failures`, for verdicts that come one by one."""
+    """As `check_failures`, for verdicts that come one by one. One without scores counts as failed: it is of no use."""
     total, failed, first = 0, 0, Failure("")
     for verdict in verdicts:
         total += 1
-        if verdict.failure:
+        if not verdict.scores:
             failed += 1
-            first = first if failed > 1 else verdict.failure
+            found = verdict.failure or Failure("no_scores", f"{verdict.judge} does not measure every axis")
+            first = first if failed > 1 else found
     if failed > limit * total:
         raise RunFailed(
             f"{failed} of {total} verdicts failed, more than judge.max_failure_rate ({limit}); the first: "

@@ -28,6 +28,7 @@ from statistics import median
 from erpo_ray.config import Prefer
 from erpo_ray.judging import UNFINISHED
 from erpo_ray.judging.composition import Composition, best, is_safe
+from erpo_ray.judging.ensemble import DISAGREEMENT
 from erpo_ray.types import (
     Candidate,
     Example,
@@ -141,6 +142,8 @@ def _usable(group: Group, settings: Prefer, max_tokens: int | None) -> tuple[lis
             reason = f"its verdict belongs to {verdict.candidate_id}"
         elif verdict.scores is None:
             reason = f"not judged: {verdict.failure.cause if verdict.failure else 'no scores'}"
+        elif told := [note for note in verdict.notes if note.startswith(DISAGREEMENT)]:
+            reason = f"the judges disagree: {'; '.join(note.removeprefix(f'{DISAGREEMENT}:') for note in told)}"
         elif max_tokens is not None and tokens > max_tokens:
             reason = f"{tokens} tokens with the prompt, the limit is {max_tokens}"
         elif words in items:

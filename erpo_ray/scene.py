@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 from erpo_ray.config import Config
+from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.errors import RunFailed
 from erpo_ray.evaluate.gate import Decision, accept
 from erpo_ray.evaluate.metrics import evaluation, row
-from erpo_ray.explore import Backend, Phase, explore, saturated, why_no_pairs
+from erpo_ray.explore import Backend, Phase, explore, prove_judge, saturated, why_no_pairs
+from erpo_ray.judging.ensemble import Review, committee_of, reviews
 from erpo_ray.methods.base import History, Imitate, Outcome, Prefer, Stage, Task
 from erpo_ray.pairs import median_passing_length
 from erpo_ray.rundir import RunDir, StageDir
-from erpo_ray.types import Evaluation, Group, LeftOut, Policy, Request
+from erpo_ray.types import Candidate, Evaluation, Group, LeftOut, Policy, Request, Verdict
 
 T = TypeVar("T")
 Groups = Callable[[], list[Group]]
@@ -106,8 +108,13 @@ class Scene:
         return self.backend.policy(s.directory("policy", train))
 
     def _explore(self, s: StageDir, requests: Sequence[Request], policy: Policy, prefix: str = "") -> list[Group]:
-        limit = self.config.judge.max_failure_rate
-        return explore(s, requests, policy, self.backend, self.run.id, self.phase, limit, prefix)
+        prove_judge(s, self.backend, self.run.id)
+        judge = self.config.judge
+        limit = judge.max_failure_rate
+        groups = explore(s, requests, policy, self.backend, self.run.id, self.phase, limit, prefix)
+        if isinstance(judge, JudgeEnsemble):
+            s.once(f"{prefix}reviews.jsonl", Review, lambda: reviews(_judged(groups), committee_of(judge)))
+        return groups
 
     def _measure(self, s: StageDir, policy: Policy) -> Evaluation:
         def measure() -> Evaluation:
@@ -129,6 +136,14 @@ class Scene:
         self.follow()
         self.run.point_policy(outcome.policy.path)
         return outcome
+
+
+def _judged(groups: Sequence[Group]) -> Iterator[tuple[str, Candidate, Sequence[Verdict]]]:
+    """Every candidate that the members of an ensemble judged, with what each of them said."""
+    for group in groups:
+        for candidate, verdict in zip(group.candidates, group.verdicts, strict=True):
+            if verdict.opinions:
+                yield group.prompt.id, candidate, verdict.opinions
 
 
 def _led(outcome: Outcome, lead: Callable[[Path], Path]) -> Outcome:

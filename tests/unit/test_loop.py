@@ -158,7 +158,7 @@ def test_a_saturated_judge_stops_the_run_though_negatives_would_fill_the_stage(t
     class Saturated(Rote):
         def rollouts(self, requests, unjudged, run, stage):
             for item in super().rollouts(requests, unjudged, run, stage):
-                scored = isinstance(item, Verdict) and "prefer" in stage and "evaluation" not in stage
+                scored = isinstance(item, Verdict) and stage.endswith("prefer/")
                 yield replace(item, scores=Scores(1.0, 1.0, 40)) if scored else item
 
     with pytest.raises(RunFailed, match="01-prefer has no pairs: the judge gives every candidate the same scores"):
