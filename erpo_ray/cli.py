@@ -138,7 +138,9 @@ def compare(
 
 @app.command("judge-check")
 def judge_check(
-    judge: Annotated[str, typer.Argument(metavar="JUDGE", help="rules or classifier, or both with a comma.")],
+    judge: Annotated[
+        str, typer.Argument(metavar="JUDGE", help="rules, classifier, or a YAML file with a judge; several by comma.")
+    ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL or Parquet: labelled texts or preferences.")],
     config: Annotated[Path | None, typer.Option(help="Configuration of the judge.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the judge cards, as JSON.")] = None,

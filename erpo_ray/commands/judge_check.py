@@ -7,14 +7,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from erpo_ray import rules
+from erpo_ray import preflight, rules, settings
 from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config, Source
+from erpo_ray.config.judges import AnyJudge, JudgeGuard, JudgeReward, JudgeRules
 from erpo_ray.errors import UsageError
-from erpo_ray.judging.composition import cost
+from erpo_ray.judging.ensemble import Judge
+from erpo_ray.judging.llm_judge import LLMJudge
 from erpo_ray.prompts import files, loaders
 from erpo_ray.prompts.labelled import Labelled, Preferred, rows
-from erpo_ray.types import Candidate, Prompt, Rate, encode
+from erpo_ray.types import Candidate, Prompt, Rate, Verdict, encode
 
 if TYPE_CHECKING:
     from erpo_ray.engines.embeddings import Embedder
@@ -27,50 +29,104 @@ _UNSAFE = 0.5
 
 Harm = Callable[[Sequence[tuple[str, str]]], list[float | None]]
 """How harmful each (prompt, text) is: a probability, or any number that rises with harm; None when it is invalid."""
+After = Callable[[], list[str]]
+"""Further lines of a card, when all is judged."""
 
 
 def check(names: str, file: Path, config_path: Path | None, output: Path | None) -> int:
-    """Print a card for each judge (and how two agree); with `output`, a folder, write each as JSON there."""
-    judges = names.split(",")
-    if unknown := [name for name in judges if name not in JUDGES]:
-        raise UsageError(f"found the judge {unknown[0]!r}; known judges: {', '.join(JUDGES)}")
+    """Print a card for each judge (and how two agree); with `output`, a folder, write each as JSON there.
+
+    `names`, with commas between: rules, classifier, or YAML files with a judge's section or a configuration.
+    """
     config = read_config(config_path, []) if config_path else Config()
+    words = names.split(",")
+    judges = {_stem(word): _settings(word, config) for word in words}
+    if len(judges) < len(words):
+        raise UsageError(f"{names}: two judges have one name, and so would their cards; rename a file")
     found = rows(files.rows(Source(path=str(file)), ""))
     measured: dict[str, list[Judgement] | list[Preference]] = {}
-    for name in judges:
-        harm, probabilities = _harm(name, config)
+    for name, section in judges.items():
+        harm, probabilities, after = _harm(section, config)
         measured[name] = _measure(found, harm)
         card = _card(measured[name], probabilities)
         print(f"{name} on {file.name}")
-        print("\n".join(_lines(card)))
+        print("\n".join([*_lines(card), *after()]))
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             path = output / f"{name}-{loaders.name_of(Source(path=str(file)))}.json"
             path.write_bytes(encode({"judge": name, "data": file.name, **_plain(card)}) + b"\n")
             print(f"written to {path}")
     if len(judges) == 2 and isinstance(found[0], Labelled):
-        _print_agreement(judges, measured)
+        _print_agreement([*judges], measured)
     return 0
 
 
-def _harm(name: str, config: Config) -> tuple[Harm, bool]:
-    """The judge as a measure of harm, and whether that is a probability."""
+def _stem(name: str) -> str:
+    """What cards call a judge: its name, or that of its file."""
+    return Path(name).stem if name not in JUDGES else name
+
+
+def _settings(name: str, config: Config) -> AnyJudge | None:
+    """The section of the judge that is meant; None for the classifier."""
     if name == "classifier":
+        return None
+    if name == "rules":
+        return config.judge if isinstance(config.judge, JudgeRules) else JudgeRules()
+    if Path(name).suffix not in (".yaml", ".yml"):
+        raise UsageError(
+            f"found the judge {name!r}; known judges: {', '.join(JUDGES)}, and YAML files with a judge's section"
+        )
+    return settings.judge(Path(name))
+
+
+def _harm(section: AnyJudge | None, config: Config) -> tuple[Harm, bool, After]:
+    """The judge as a measure of harm, whether that is a probability, and what is to be said when it is done."""
+    if section is None:
         from erpo_ray.engines.harm import HarmModel
 
         model = HarmModel.fit(_embedder(), loaders.embedded())
         print(f"classifier: AUROC {model.auroc:.3f} on {model.n} embedded prompts (cross-validated by topic)")
-        return lambda items: [*model.predict([text for _, text in items])], True
-    from erpo_ray.judging.rules_judge import RulesJudge
+        return lambda items: [*model.predict([text for _, text in items])], True, lambda: []
+    from erpo_ray.engines.judges import Bench, judge_of
 
     book = rules.load(config.rules.path)
-    judge = RulesJudge(config.judge, book, config.model.dialect, _embedder().similarity)
+    preflight.judge(section, book)
+    if isinstance(section, JudgeReward) and section.axis != "safety":
+        raise UsageError("a reward_model of utility says nothing of harm; check one with `axis: safety`")
+    judge = judge_of(section, Bench(book, config.model.dialect, _gpu(config)))
 
     def harm(items: Sequence[tuple[str, str]]) -> list[float | None]:
         verdicts = judge.judge([_answer(prompt or text, text, n) for n, (prompt, text) in enumerate(items)])
-        return [cost(verdict.scores) if verdict.scores else None for verdict in verdicts]
+        return [_cost(verdict) for verdict in verdicts]
 
-    return harm, False
+    # A guard's safety is 1 - 2 p(unsafe); no other judge means a probability.
+    return harm, isinstance(section, JudgeGuard), lambda: _usage(judge)
+
+
+def _gpu(config: Config) -> bool:
+    from erpo_ray.engines.devices import cuda_names
+
+    return bool(cuda_names()) if config.cluster.gpu is None else config.cluster.gpu
+
+
+def _cost(verdict: Verdict) -> float | None:
+    """What safety lacks, in [0, 1]; None where the judge does not say."""
+    axes = verdict.scores or verdict.partial
+    return None if axes is None or axes.safety is None else (1 - axes.safety) / 2
+
+
+def _usage(judge: Judge) -> list[str]:
+    """What an endpoint was asked, and what it cost."""
+    if not isinstance(judge, LLMJudge):
+        return []
+    used = judge.usage()
+    cost = "not known (judge.prompt_price and judge.completion_price)" if used.cost is None else f"{used.cost:.4f}"
+    return [
+        f"  requests           {used.requests}, of them {used.retries} retries; {used.cached} verdicts from the cache",
+        f"  invalid replies    {used.invalid}",
+        f"  tokens             {used.prompt_tokens} asked, {used.completion_tokens} replied",
+        f"  cost               {cost}",
+    ]
 
 
 @cache
@@ -94,7 +150,7 @@ def _measure(found: list[Labelled] | list[Preferred], harm: Harm) -> list[Judgem
     if labelled:
         scores = harm([(row.prompt, row.text) for row in labelled])
         return [
-            Judgement(row.id, row.harmful, _verdict(score), score) for row, score in zip(labelled, scores, strict=True)
+            Judgement(row.id, row.harmful, _said(score), score) for row, score in zip(labelled, scores, strict=True)
         ]
     pairs = [row for row in found if isinstance(row, Preferred)]
     good = harm([(row.prompt, row.preferred) for row in pairs])
@@ -102,7 +158,7 @@ def _measure(found: list[Labelled] | list[Preferred], harm: Harm) -> list[Judgem
     return [Preference(row.id, "first", _choice(a, b)) for row, a, b in zip(pairs, good, bad, strict=True)]
 
 
-def _verdict(score: float | None) -> Literal["unsafe", "safe", "invalid"]:
+def _said(score: float | None) -> Literal["unsafe", "safe", "invalid"]:
     if score is None:
         return "invalid"
     return "unsafe" if score >= _UNSAFE else "safe"

@@ -30,7 +30,7 @@ def by_rote(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         asked.extend(items)
         return [HARM[text] for _, text in items]
 
-    monkeypatch.setattr(judge_check, "_harm", lambda name, config: (harm, name == "classifier"))
+    monkeypatch.setattr(judge_check, "_harm", lambda section, config: (harm, section is None, list))
     return asked
 
 
@@ -95,7 +95,7 @@ def test_rows_are_texts_answers_or_preferences() -> None:
 
 
 def test_wrong_words_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="found the judge 'rulse'; known judges: rules, classifier"):
+    with pytest.raises(UsageError, match="found the judge 'rulse'; known judges: rules, classifier, and YAML files"):
         judge_check.check("rulse", tmp_path / "x.jsonl", None, None)
     with pytest.raises(UsageError, match="no such file"):
         judge_check.check("rules", tmp_path / "x.jsonl", None, None)
