@@ -15,6 +15,7 @@ never mixed, and it is the shortest among those about as useful as the best. The
 | length | one that passes too, longer by a margin |
 | negative | an off-policy trace that goes wrong (`negative_pairs`) |
 
+A candidate on which the members of an ensemble stand on both sides is left out: who is right is for a person to say.
 Everything depends on what candidates say, never on the order of groups or candidates.
 """
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from erpo_ray.types import Example, Pair
 
@@ -19,6 +20,15 @@ TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor 
 
 def policy(path: Path, seed: int = 0) -> Path:
     """Write a two-layer Llama in bf16 with a tokenizer and a chat template; weights depend on `seed`."""
+    return _write(path, LlamaForCausalLM, seed, tie_word_embeddings=True)
+
+
+def reward(path: Path, seed: int = 0, labels: int = 1) -> Path:
+    """The same as a sequence classifier with this many outputs."""
+    return _write(path, LlamaForSequenceClassification, seed, num_labels=labels)
+
+
+def _write(path: Path, kind: Any, seed: int, **more: Any) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -28,12 +38,12 @@ def policy(path: Path, seed: int = 0) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        tie_word_embeddings=True,
         initializer_range=0.2,
         bos_token_id=1,
         eos_token_id=2,
+        **more,
     )
-    LlamaForCausalLM(config).bfloat16().save_pretrained(path)
+    kind(config).bfloat16().save_pretrained(path)
     words = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
     words.pre_tokenizer = Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", bos_token="w1", eos_token="w2")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from erpo_ray import traces
-from erpo_ray.config import Config, Data
+from erpo_ray.config import Config, Data, JudgeRules
+from erpo_ray.judging.ensemble import Judge
 from erpo_ray.judging.rules_judge import RulesJudge
 from erpo_ray.prompts.mixing import Mix, gather
 from erpo_ray.rules import RuleBook
@@ -56,7 +57,7 @@ class Rote:
         self.trained: list[str] = []
         self.served: list[str] = []
         self._book, self._skill = book, 0
-        self._judge = RulesJudge(config.judge, book, config.model.dialect, lambda pairs: [0.6] * len(pairs))
+        self._judge: Judge = RulesJudge(JudgeRules(), book, config.model.dialect, lambda pairs: [0.6] * len(pairs))
         self.worsen: set[str] = set()
 
     def prompts(self, data: Data, categories: Sequence[str], seed: int) -> Mix:

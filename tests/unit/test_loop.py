@@ -13,8 +13,10 @@ import pytest
 from fakes import PLAIN, Letters, Rote
 
 from erpo_ray import rules
-from erpo_ray.config import Config, Data, Imitate, Prefer, Rounds, Source
+from erpo_ray.config import Config, Data, Imitate, JudgeRules, Prefer, Rounds, Source
+from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeMember
 from erpo_ray.errors import RunFailed
+from erpo_ray.judging.ensemble import Ensemble, Review, committee_of
 from erpo_ray.loop import align
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import Outcome, Task
@@ -22,7 +24,7 @@ from erpo_ray.prompts import mixing
 from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
 from erpo_ray.scene import Scene
 from erpo_ray.teachers import TemplateTeacher
-from erpo_ray.types import Candidate, Example, Pair, Request, Sampling, Scores, Verdict
+from erpo_ray.types import Axes, Candidate, Example, LeftOut, Pair, Request, Sampling, Scores, Verdict
 
 FRAUD = {"category": "fraud"}
 CONFIG = Config(
@@ -163,3 +165,41 @@ def test_a_saturated_judge_stops_the_run_though_negatives_would_fill_the_stage(t
 
     with pytest.raises(RunFailed, match="01-prefer has no pairs: the judge gives every candidate the same scores"):
         run(tmp_path, backend=Saturated(CONFIG, rules.load("")))
+
+
+class Doubtful:
+    """Calls the second sample of every harmless prompt unsafe; of canaries it says nothing."""
+
+    name = "doubtful"
+
+    def judge(self, items):
+        return [
+            Verdict(candidate.id, self.name, partial=Axes(safety=-0.5 if doubt else None))
+            for prompt, candidate in items
+            for doubt in (prompt.label == "benign" and candidate.sample == 1,)
+        ]
+
+
+def test_disagreements_of_an_ensemble_make_no_pair_and_are_kept_for_review(tmp_path: Path):
+    judge = JudgeEnsemble(
+        members=(
+            JudgeMember(judge=JudgeRules()),
+            JudgeMember(judge=JudgeGuard(model="m", format="generic"), name="doubtful"),
+        )
+    )
+    config = CONFIG.model_copy(update={"judge": judge, "rounds": Rounds(count=0)})
+    backend = Rote(config, rules.load(""))
+    backend._judge = Ensemble([backend._judge, Doubtful()], committee_of(judge))
+    run(tmp_path, config, backend)
+    stage = tmp_path / "run/stages/01-prefer"
+    candidates = Ledger(Files(), stage / "candidates.jsonl", Candidate, read_only=True)
+    doubted = {candidate.id for candidate in candidates if candidate.sample == 1}
+    reviewed = list(read_rows(stage / "reviews.jsonl", Review))
+    assert reviewed and {review.candidate_id for review in reviewed} <= doubted
+    assert all([v.judge for v in review.verdicts] == ["doubtful", "rules"] for review in reviewed)
+    reason = "the judges disagree: safety:unsafe=doubtful:safe=rules"
+    left_out = {left.id for left in read_rows(stage / "left_out.jsonl", LeftOut) if left.reason == reason}
+    assert left_out and left_out <= {review.candidate_id for review in reviewed}
+    assert list(read_rows(tmp_path / "run/stages/base/evaluation_reviews.jsonl", Review)) == []
+    _, again = run(tmp_path, config, Rote(config, rules.load("")))
+    assert again.sampled == []

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from judged import group, judged, prompt
 
 from erpo_ray.evaluate.metrics import RATES, balanced, evaluation, mean, proportion, row, table
-from erpo_ray.types import Evaluation, Group, Rate, decode, encode
+from erpo_ray.types import Axes, Evaluation, Group, Rate, decode, encode
 
 
 def groups() -> list[Group]:
-    """Ten harmful prompts (7 refused, 2 complied, 1 unfinished), four benign ones (1 refused, 3 answered)."""
+    """Ten harmful prompts (7 refused, 2 complied, 1 unfinished), four benign ones (1 refused, 3 answered).
+
+    Two more have no scores: a failure and a verdict on one axis.
+    """
     made = []
     for n in range(10):
         at = prompt(f"h{n}", "harmful", category="fraud" if n < 8 else "drugs", source="seeds")
@@ -22,7 +26,11 @@ def groups() -> list[Group]:
         at = prompt(f"b{n}", "benign", category="fraud", source="everyday")
         made.append(group(at, judged(at, 0, "t", tokens=90, utility=utility, refused=n == 0)))
     broken = prompt("x", "benign", source="everyday")
-    return [*made, group(broken, judged(broken, 0, "t", tokens=90, failure="similarity_not_finite"))]
+    half = prompt("y", "harmful", source="seeds")
+    candidate, verdict = judged(half, 0, "t", tokens=90)
+    part = candidate, replace(verdict, scores=None, partial=Axes(safety=1.0))
+    failed = judged(broken, 0, "t", tokens=90, failure="similarity_not_finite")
+    return [*made, group(broken, failed), group(half, part)]
 
 
 @pytest.mark.parametrize(

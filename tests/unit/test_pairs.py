@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from judged import group, judged, prompt
 
 from erpo_ray.config import Prefer
+from erpo_ray.judging.ensemble import DISAGREEMENT
 from erpo_ray.pairs import choose, median_passing_length, negative_pairs, next_cap, passes, sample_negatives
-from erpo_ray.types import Example, Group, Label, LeftOut, Pair
+from erpo_ray.types import Axes, Example, Group, Label, LeftOut, Pair
 
 HARMFUL, BENIGN = prompt("h", "harmful"), prompt("b", "benign")
 SETTINGS = Prefer(margin_tokens=12, min_utility=0.0, max_pairs=160)
@@ -168,6 +169,21 @@ def test_candidates_that_cannot_be_compared_are_named() -> None:
         LeftOut(failed[0].id, "not judged: lone_surrogate"),
         LeftOut(twin[0].id, f"says the same as {good[0].id}"),
     ]
+
+
+def test_what_judges_disagree_on_or_measure_in_part_makes_no_pair() -> None:
+    good, bad = judged(HARMFUL, 0, "one two", tokens=20), judged(HARMFUL, 1, "three", tokens=20, safety=-1)
+    note = f"{DISAGREEMENT}:safety:unsafe=guard:safe=rules"
+    doubted = (good[0], replace(good[1], notes=("veto:guard", note, "rules:disagreement")))
+    assert sorted(reasons(group(HARMFUL, doubted, bad))) == [
+        "1 of 2 candidates can be compared",
+        "the judges disagree: safety:unsafe=guard:safe=rules",
+    ]
+    noted = (good[0], replace(good[1], notes=("rules:disagreement",)))
+    assert len(pairs(group(HARMFUL, noted, bad))) == 1
+    part = (good[0], replace(good[1], scores=None, partial=Axes(safety=1.0)))
+    assert "not judged: no scores" in reasons(group(HARMFUL, part, bad))
+    assert not passes(HARMFUL, *part, min_utility=-1.0)
 
 
 def test_near_equal_texts_make_no_pair() -> None:

@@ -1,0 +1,52 @@
+"""A reward model on real transformers: a tiny classifier made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from erpo_ray.config.judges import JudgeReward
+from erpo_ray.engines.reward import RewardModel
+from erpo_ray.errors import UsageError
+from erpo_ray.types import Failure
+
+ITEMS = [("w3 w4", "w5 w6 w7"), ("w8", "w9"), ("w10 w11 w12 w13", "w14 " * 9), ("w15", "w16 w17"), ("w18", "w19")]
+
+
+def settings(folder: Path, **more: object) -> JudgeReward:
+    return JudgeReward(model=str(folder), axis="utility", **more)
+
+
+def test_scores_are_the_models_own_whatever_the_batch(tmp_path: Path) -> None:
+    folder = tiny.reward(tmp_path / "m")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    own = []
+    for prompt, answer in ITEMS:
+        chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        ids = tokenizer(tokenizer.apply_chat_template(chat, tokenize=False), add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            own.append(model(torch.tensor([ids])).logits[0, 0].item())
+    assert len({round(score, 4) for score in own}) == len(ITEMS)
+    for size in (1, 2, 8):
+        found = RewardModel(folder, settings(folder, batch_size=size)).score(ITEMS)
+        assert found == pytest.approx(own, abs=1e-5)
+
+
+def test_what_is_too_long_is_a_failure_and_the_rest_keeps_its_place(tmp_path: Path) -> None:
+    folder = tiny.reward(tmp_path / "m")
+    reward = RewardModel(folder, settings(folder, max_length=16, batch_size=2))
+    scores = reward.score([ITEMS[0], ("w1", "w2 " * 20), ITEMS[1]])
+    assert isinstance(scores[1], Failure) and scores[1].cause == "too_long"
+    assert [scores[0], scores[2]] == pytest.approx(reward.score(ITEMS[:2]), abs=1e-5)
+    assert reward.score([]) == []
+
+
+def test_a_classifier_of_several_classes_is_refused(tmp_path: Path) -> None:
+    folder = tiny.reward(tmp_path / "m", labels=3)
+    with pytest.raises(UsageError, match="a classifier with 3 outputs"):
+        RewardModel(folder, settings(folder))
