@@ -78,7 +78,7 @@ def _written(key: Key, tree: type[Section]) -> Key:
     return tuple(
         part
         for end, part in enumerate(key)
-        if len(choices := _choices(leaf_type(key[:end], tree))) < 2 or part not in map(_type, choices)
+        if len(choices := _choices(leaf_type(key[:end], tree))) < 2 or part not in [_type(choice) for choice in choices]
     )
 
 

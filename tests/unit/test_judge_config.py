@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeMem
 from erpo_ray.errors import UsageError
 from erpo_ray.rundir.fingerprint import config_yaml
 
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs/judges.md").read_text(), re.DOTALL)
 LLM = "{type: llm, base_url: 'http://judge:8000/v1', model: m}"
 GUARD = "{type: guard, model: m, format: generic}"
 ENSEMBLE = f"""\
@@ -120,3 +122,9 @@ def test_a_judge_file_is_a_section_or_a_configuration(tmp_path: Path) -> None:
     assert settings.judge(written(tmp_path, "seed: 1\n")) == Config().judge
     with pytest.raises(UsageError, match=r"run.yaml:4: key `judge.max_lenth`: .* did you mean `judge.max_length`"):
         settings.judge(written(tmp_path, guard + "max_lenth: 3\n"))
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_the_examples_of_the_docs_load(tmp_path: Path, text: str) -> None:
+    named = re.search(r"^  type: (\w+)", text, re.MULTILINE)
+    assert settings.load(written(tmp_path, text)).judge.type == (named[1] if named else "rules")
