@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from erpo_ray.report.records import Run, Volume
 from erpo_ray.report.verdict import change, percent
@@ -196,31 +196,31 @@ def cards(run: Run, redact: bool) -> list[Card]:
 
 
 def _card(name: str, card: Mapping[str, Any], redact: bool) -> Card:
-    flat = dict(_leaves(card, ""))
-    tables = () if redact else tuple(_table(key, rows) for key, rows in _lists(card))
-    values = [(key, _cell(found)) for key, found in flat.items() if not (redact and isinstance(found, str))]
+    flat = _leaves(card, "")
+    values = [(key, _cell(found)) for key, found in flat if not (_is_rows(found) or redact and _is_text(found))]
+    tables = () if redact else tuple(_table(key, found) for key, found in flat if _is_rows(found))
     return Card(name, tuple(values[:_MOST_ROWS]), tables)
 
 
 def _leaves(value: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    """Values by the way to them in words; lists and rates are values."""
     found: list[tuple[str, Any]] = []
     for key, inner in value.items():
         name = f"{prefix} {key}".strip().replace("_", " ")
-        if isinstance(inner, Mapping):
-            found += _leaves(inner, name)
-        elif not isinstance(inner, list):
-            found.append((name, inner))
-        elif not _is_rows(inner):
-            found.append((name, ", ".join(_cell(one) for one in inner[:_MOST_ROWS])))
+        found += _leaves(inner, name) if isinstance(inner, Mapping) and not _is_rate(inner) else [(name, inner)]
     return found
 
 
-def _lists(card: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    return [(key.replace("_", " "), found) for key, found in card.items() if _is_rows(found)]
-
-
-def _is_rows(value: object) -> bool:
+def _is_rows(value: object) -> TypeGuard[list[Mapping[str, Any]]]:
     return isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
+
+
+def _is_rate(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and set(value) == {"value", "low", "high", "n"}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str | list)
 
 
 def _table(heading: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -230,7 +230,12 @@ def _table(heading: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _cell(found: object) -> str:
-    text = _number(found) if isinstance(found, float) else str(found)
+    if _is_rate(found):
+        return f"{_cell(found['value'])} [{_cell(found['low'])}\u2013{_cell(found['high'])}], n {found['n']}"
+    if isinstance(found, list):
+        text = ", ".join(map(_cell, found[:_MOST_ROWS]))
+    else:
+        text = "\u2013" if found is None else _number(found) if isinstance(found, float) else str(found)
     return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}\u2026"
 
 
