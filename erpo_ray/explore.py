@@ -48,9 +48,9 @@ class Backend(Protocol):
         """Each candidate before it is judged, each verdict when it comes; no barrier between the two."""
         ...
 
-    def imitate(
-        self, policy: Policy, examples: Path, training: Training, out: Path, work: Path
-    ) -> dict[str, float]: ...
+    def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
+        """Train on examples into `out`. `work` outlives a crash: it holds checkpoints, and `telemetry.STEPS`."""
+        ...
 
     def prefer(
         self,
@@ -61,7 +61,9 @@ class Backend(Protocol):
         training: Training,
         out: Path,
         work: Path,
-    ) -> dict[str, float]: ...
+    ) -> dict[str, float]:
+        """Train on pairs, as `imitate` does on examples."""
+        ...
 
     def close(self) -> None: ...
 

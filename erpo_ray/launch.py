@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from erpo_ray import preflight, rules, tracking
@@ -31,10 +33,11 @@ def run(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> in
     ready = preflight.check(config, run_dir)
     with (
         RunDir.open(run_dir, config, inputs=_inputs(ready), need_bytes=ready.disk_bytes, note=say) as run,
+        _reported(run, say) as draw,
         recorded(run.status),
         tracking.tracking(config, run, say) as tracked,
     ):
-        outcomes = _align(config, ready, run, say, tracked.follow)
+        outcomes = _align(config, ready, run, say, tracked.follow, draw)
         accepted = [outcome for outcome in outcomes[1:] if outcome.accepted]
         say(table([outcome.measured for outcome in outcomes]))
         kept = outcomes[-1].evaluation
@@ -42,6 +45,7 @@ def run(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> in
             say(f"\n{kept.stage} by source of prompts:")
             say(table(kept.by_source.values()))
         run.status("running", phase="")
+        say(f"report: {run_dir / 'report.html'}")
         if not accepted:
             raise GateFailed(
                 f"no stage passed its gate ({outcomes[-1].reason}); {run_dir / 'policy'} is the model as given"
@@ -51,8 +55,25 @@ def run(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> in
     return 0
 
 
+@contextmanager
+def _reported(run: RunDir, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """What draws the page of the run; it does so once more at the end, which the page tells of too."""
+    from erpo_ray.report import refresh
+
+    draw = partial(refresh, run, say)
+    try:
+        yield draw
+    finally:
+        draw()
+
+
 def _align(
-    config: Config, ready: Ready, run: RunDir, say: Callable[[str], None], follow: Callable[[], None]
+    config: Config,
+    ready: Ready,
+    run: RunDir,
+    say: Callable[[str], None],
+    follow: Callable[[], None],
+    show: Callable[[], None],
 ) -> tuple[Outcome, ...]:
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
@@ -67,7 +88,7 @@ def _align(
         base = backend.policy(ready.model_dir)
         task = Task(config, base, prompts, ready.book, renderer, teacher_of(config))
         held = per_source([p for p in ready.mix.evaluate if p.label != "unknown"], config.evaluate.per_source)
-        scene = Scene(backend, run, config, requests(held, renderer, config), progress.phase, say, follow)
+        scene = Scene(backend, run, config, requests(held, renderer, config), progress.phase, say, follow, show)
         return align(METHODS[config.method](config), task, scene, run)
     finally:
         backend.close()

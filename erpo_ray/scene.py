@@ -18,7 +18,9 @@ from erpo_ray.judging.ensemble import Review, committee_of, reviews
 from erpo_ray.methods.base import History, Imitate, Outcome, Prefer, Stage, Task
 from erpo_ray.pairs import median_passing_length
 from erpo_ray.rundir import RunDir, StageDir
-from erpo_ray.types import Candidate, Evaluation, Group, LeftOut, Policy, Request, Verdict
+from erpo_ray.rundir.lines import plain_rows
+from erpo_ray.telemetry import STEPS, Step
+from erpo_ray.types import Candidate, Evaluation, Group, LeftOut, Policy, Prompt, Request, Verdict
 
 T = TypeVar("T")
 Groups = Callable[[], list[Group]]
@@ -36,9 +38,16 @@ class Scene:
     say: Callable[[str], None]
     follow: Callable[[], None] = lambda: None
     """Called when metrics.jsonl may have grown: trackers draw level with it."""
+    show: Callable[[], None] = lambda: None
+    """Called when there is more to see: the page of the run is drawn anew.
+
+    Only after something new has become whole, and last of all: a start after one that failed in here does not come by
+    again, so that a fault of the page costs a run no more than the start."""
 
     def base(self, s: StageDir, task: Task) -> Outcome:
-        """The unaligned model's figures: what every stage is compared with."""
+        """The unaligned model's figures: what every stage is compared with. Keeps the prompts that all are asked."""
+        if not s.sealed:
+            s.once("prompts.jsonl", Prompt, lambda: [request.prompt for request in self.evaluation])
         figures = self._measure(s, task.base)
         return self._close(
             s, lambda: Outcome("base", "base", True, "the model as given", task.base, figures, figures, {}, ())
@@ -49,9 +58,8 @@ class Scene:
 
         @cache
         def groups() -> list[Group]:
-            self.run.status("running", stage=s.path.name, phase="rollouts")
-            requests = stage.requests(task, history)
-            return self._explore(s, requests, history.last.policy)
+            with self.run.timed(s.path.name, "rollouts"):
+                return self._explore(s, stage.requests(task, history), history.last.policy)
 
         return groups
 
@@ -73,7 +81,7 @@ class Scene:
             s.once("left_out.jsonl", LeftOut, lambda: left_out)
             return rows
 
-        return s.once(name, kind, keep)
+        return self._shown(s, name, lambda: s.once(name, kind, keep))
 
     def imitate(self, s: StageDir, stage: Imitate, history: History) -> Policy:
         """Supervised training on the stage's examples."""
@@ -104,8 +112,21 @@ class Scene:
         return self._close(s, decide)
 
     def _train(self, s: StageDir, train: Callable[[Path, Path], dict[str, float]]) -> Policy:
-        self.run.status("running", stage=s.path.name, phase="training")
-        return self.backend.policy(s.directory("policy", train))
+        def make(out: Path, work: Path) -> dict[str, float]:
+            with self.run.timed(s.path.name, "training"):
+                facts = train(out, work)
+            s.put("training.jsonl", Step, plain_rows(work / STEPS, Step))
+            return facts
+
+        return self.backend.policy(self._shown(s, "policy", lambda: s.directory("policy", make)))
+
+    def _shown(self, s: StageDir, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives; the page is drawn anew if it made `name` just now."""
+        there = s.files.exists(s.path / name)
+        made = make()
+        if not there:
+            self.show()
+        return made
 
     def _explore(self, s: StageDir, requests: Sequence[Request], policy: Policy, prefix: str = "") -> list[Group]:
         prove_judge(s, self.backend, self.run.id)
@@ -118,23 +139,26 @@ class Scene:
 
     def _measure(self, s: StageDir, policy: Policy) -> Evaluation:
         def measure() -> Evaluation:
-            self.run.status("running", stage=s.path.name, phase="evaluation")
-            groups = self._explore(s, self.evaluation, policy, prefix="evaluation_")
+            with self.run.timed(s.path.name, "evaluation"):
+                groups = self._explore(s, self.evaluation, policy, prefix="evaluation_")
             return evaluation(s.path.name, policy.version, groups)
 
         return s.value("evaluation.json", Evaluation, measure)
 
     def _close(self, s: StageDir, make: Callable[[], Outcome]) -> Outcome:
-        """Keep the outcome, seal the stage and tell the world: metrics row, `policy` pointer, one line."""
+        """Keep the outcome, seal the stage and tell the world: metrics row, `policy` pointer, one line, the page."""
         root = self.run.path
         kept = s.value("outcome.json", Outcome, lambda: _led(make(), lambda path: _from(root, path)))
         outcome = _led(kept, lambda path: root / path)
-        if not s.sealed:
+        closing = not s.sealed
+        if closing:
             s.seal({"accepted": outcome.accepted, "reason": outcome.reason, "policy": outcome.policy.version})
             self.say(f"{outcome.stage}: {outcome.reason}")
         self.run.append_metric({**row(outcome.measured), "accepted": outcome.accepted})
         self.follow()
         self.run.point_policy(outcome.policy.path)
+        if closing:
+            self.show()
         return outcome
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from erpo_ray.errors import EnvironmentFault, ErpoError, UsageError
 from erpo_ray.report.page import render
 from erpo_ray.report.read import read
-from erpo_ray.rundir import Files
+from erpo_ray.rundir import Files, RunDir
 
 PAGE = "report.html"
 
@@ -25,9 +25,14 @@ def write(run: Path, out: Path, redact: bool = False) -> None:
         raise UsageError(f"{out}: cannot be written ({fault.__cause__}); name another file with -o") from fault
 
 
-def refresh(run: Path, note: Callable[[str], None]) -> None:
-    """Bring `report.html` of a run up to date. What hinders it is told to `note`: it must not end the run."""
+def refresh(run: RunDir, note: Callable[[str], None]) -> None:
+    """Bring `report.html` of a run up to date, once its base model is evaluated.
+
+    What is wrong with the run directory is told to `note`: it must not end the run.
+    """
+    if not (run.path / "stages" / "base" / "evaluation.json").exists():
+        return
     try:
-        write(run, run / PAGE)
+        run.publish(PAGE, render(read(run.path)).encode())
     except ErpoError as error:
         note(f"{PAGE} is out of date: {error}")

@@ -14,8 +14,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from erpo_ray.report import svg
-from erpo_ray.report.records import Counts, Step
+from erpo_ray.report.records import Counts
 from erpo_ray.report.svg import COLOURS
+from erpo_ray.telemetry import Step
 from erpo_ray.terminal import clean
 from erpo_ray.types import Rate
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from erpo_ray.report import figures, tables
 from erpo_ray.report.cases import TURNS, Case, cases
 from erpo_ray.report.records import Run
+from erpo_ray.report.reviews import disagreements
 from erpo_ray.report.verdict import correlations, finding
 from erpo_ray.terminal import clean
 
@@ -72,6 +73,7 @@ def _parts(run: Run, rows: Sequence[Case], redact: bool) -> dict[str, Any]:
         "facts": tables.facts(run),
         "budget": tables.budget(run),
         "cards": tables.cards(run, redact),
+        "disagreements": disagreements(run.reviews, redact),
         "config": clean(run.config_text[:_LONGEST_CONFIG]),
         "turns": [(name, count) for name in TURNS if (count := sum(row.turn == name for row in rows))],
         "labels": sorted({row.label for row in rows}),

@@ -1,13 +1,6 @@
 """A run directory, finished or still growing, read into `records` without changing or locking anything in it.
 
-Besides the files of docs/run_directory.md these are shown where they are:
-
-| file | rows |
-|---|---|
-| `stages/base/prompts.jsonl` | artefact of Prompt: the evaluation prompts |
-| `stages/NAME/training.jsonl` | plain JSON lines, `Step`: one a logged training step; the last one of a step counts |
-| `phases.jsonl` | plain JSON lines, `Span`: seconds of a phase; those of several starts add up |
-| `judges/NAME.json` | plain JSON object: the card of a judge, lists of objects in it are tables |
+The files are those of docs/run_directory.md; what a run does not have is left out of its page.
 """
 
 from __future__ import annotations
@@ -25,10 +18,13 @@ from erpo_ray import documents
 from erpo_ray.errors import UsageError
 from erpo_ray.methods.base import Outcome
 from erpo_ray.report.asked import evaluation_prompts
-from erpo_ray.report.records import Answer, Run, Span, Stage, Step, Volume
+from erpo_ray.report.records import Answer, Run, Stage, Volume
+from erpo_ray.report.reviews import reviewed
 from erpo_ray.rundir import read_rows
-from erpo_ray.rundir.lines import damaged, typed, verify
-from erpo_ray.types import Candidate, Evaluation, LeftOut, Verdict, decode
+from erpo_ray.rundir.files import working
+from erpo_ray.rundir.lines import ledger_rows, plain_rows
+from erpo_ray.telemetry import STEPS, Span, Step
+from erpo_ray.types import Candidate, Evaluation, LeftOut, Verdict
 
 T = TypeVar("T")
 
@@ -49,7 +45,8 @@ def read(path: Path) -> Run:
 
     UsageError when no policy has been evaluated yet, or when a file is damaged.
     """
-    stages = [stage(folder) for folder in stage_folders(path)]
+    folders = stage_folders(path)
+    stages = [stage(folder) for folder in folders]
     if not stages or not stages[0].evaluation:
         raise UsageError(
             f"{path}: nothing to report yet, the base model is not evaluated; wait for it (erpo status {path})"
@@ -59,7 +56,7 @@ def read(path: Path) -> Run:
     fingerprint = _json(path / "fingerprint.json")
     prompts, note = evaluation_prompts(path, settings, fingerprint.get("inputs", {}).get("evaluate", ""))
     seconds: dict[tuple[str, str], float] = {}
-    for span in _plain_rows(path / "phases.jsonl", Span):
+    for span in plain_rows(path / "phases.jsonl", Span):
         key = (span.stage, span.phase)
         seconds[key] = seconds.get(key, 0.0) + span.seconds
     return Run(
@@ -74,6 +71,7 @@ def read(path: Path) -> Run:
         prompts_note=note,
         seconds=seconds,
         judges={card.stem: _json(card) for card in sorted((path / "judges").glob("*.json"))},
+        reviews=reviewed(folders, prompts),
     )
 
 
@@ -88,7 +86,6 @@ def stage(folder: Path) -> Stage:
     """What one stage directory holds."""
     rows = folder / ("examples.jsonl" if (folder / "examples.jsonl").exists() else "pairs.jsonl")
     answers = {answer.prompt_id: answer for answer in _answers(folder)}
-    steps = {row.step: row for row in _plain_rows(folder / "training.jsonl", Step)}
     return Stage(
         name=folder.name,
         outcome=next(_artefact(folder / "outcome.json", Outcome), None),
@@ -97,7 +94,7 @@ def stage(folder: Path) -> Stage:
         kept=Counter(row.kind for row in _artefact(rows, _Kind)),
         left_out=Counter(reason_class(row.reason) for row in _artefact(folder / "left_out.jsonl", LeftOut)),
         facts=next(_artefact(folder / "policy_facts.json", dict[str, float]), {}),
-        curve=tuple(steps[number] for number in sorted(steps)),
+        curve=tuple(_steps(folder)),
         rollouts=_volume(folder / "candidates.jsonl"),
         measured=Volume(len(answers), sum(answer.tokens for answer in answers.values())),
     )
@@ -109,30 +106,6 @@ def reason_class(reason: str) -> str:
     return _NUMBER.sub("N", general).strip()
 
 
-def ledger_rows(path: Path, kind: type[T]) -> Iterator[T]:
-    """Rows of a ledger that another process may be writing to; none when it is not there.
-
-    An end that is not a whole line is passed over, as are lines of a fenced driver; damage inside is a UsageError.
-    """
-    if not path.exists():
-        return
-    newest = 0
-    with path.open("rb") as stream:
-        number, following = 1, next(stream, b"")
-        while raw := following:
-            following = next(stream, b"")
-            verified = verify(raw)
-            if verified is None:
-                if not following:
-                    return
-                raise damaged(path, number, "damaged (its checksum does not fit)")
-            line = verified[0]
-            newest = max(newest, line.epoch)
-            if line.row and line.epoch == newest:
-                yield typed(line, kind, path, number)
-            number += 1
-
-
 def _answers(folder: Path) -> Iterator[Answer]:
     """The first acknowledged answer to each evaluation prompt, with what the judge says of it."""
     verdicts = {row.candidate_id: row for row in ledger_rows(folder / "evaluation_verdicts.jsonl", Verdict)}
@@ -141,6 +114,12 @@ def _answers(folder: Path) -> Iterator[Answer]:
         if row.prompt_id not in seen:
             seen.add(row.prompt_id)
             yield Answer(row.prompt_id, row.text, len(row.token_ids), row.finish, verdicts.get(row.id))
+
+
+def _steps(folder: Path) -> Iterator[Step]:
+    """The steps of a training that is done, else those that the trainer has logged so far."""
+    done = folder / "training.jsonl"
+    return _artefact(done, Step) if done.exists() else plain_rows(working(folder / "policy") / STEPS, Step)
 
 
 def _volume(path: Path) -> Volume:
@@ -154,20 +133,6 @@ def _volume(path: Path) -> Volume:
 def _artefact(path: Path, kind: type[T]) -> Iterator[T]:
     if path.exists():
         yield from read_rows(path, kind)
-
-
-def _plain_rows(path: Path, kind: type[T]) -> Iterator[T]:
-    """Rows of a file of plain JSON lines; a last line without its end is still being written."""
-    if not path.exists():
-        return
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield decode(line, kind)
-            except msgspec.DecodeError as error:
-                raise UsageError(f"{path}:{number}: {error}; correct or remove that line") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from erpo_ray.judging.ensemble import Review
 from erpo_ray.methods.base import Outcome
+from erpo_ray.telemetry import Step
 from erpo_ray.types import Evaluation, Prompt, Verdict
 
 Counts = Mapping[str, int]
@@ -21,31 +23,6 @@ class Answer:
     tokens: int
     finish: str
     verdict: Verdict | None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A row of `training.jsonl`: one logged training step. What its loss does not have is None.
-
-    `margin` is that of the rewards (times beta), `accuracy` the share of pairs with a positive one, the
-    log-probabilities are sums over a completion in nats, means over the pairs of the step.
-    """
-
-    step: int
-    loss: float
-    margin: float | None = None
-    accuracy: float | None = None
-    logps_chosen: float | None = None
-    logps_rejected: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A row of `phases.jsonl`: seconds that a phase of a stage took in one start of the run."""
-
-    stage: str
-    phase: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +53,22 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Reviewed:
+    """An answer that judges disagree about; a prompt that is not known has no text."""
+
+    stage: str
+    prompt: Prompt
+    answer: str
+    review: Review
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A run directory, finished or going on. Stages stand in order, the base model first.
 
     `prompts` are those of the evaluation by id; without them `prompts_note` says why. `seconds` is by (stage, phase).
-    `judges` holds the judge cards by name, `config_text` the resolved configuration as YAML.
+    `judges` holds the judge cards by name, `reviews` what judges disagree about, `config_text` the resolved
+    configuration as YAML.
     """
 
     name: str
@@ -94,6 +82,7 @@ class Run:
     prompts_note: str
     seconds: Mapping[tuple[str, str], float]
     judges: Mapping[str, Any]
+    reviews: tuple[Reviewed, ...] = ()
 
     @property
     def base(self) -> Stage:

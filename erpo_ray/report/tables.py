@@ -32,8 +32,8 @@ _FACTS = (
     "logps_chosen",
     "logps_rejected",
 )
-_MOST_ROWS = 50
-_LONGEST_CELL = 600
+MOST_ROWS = 50
+LONGEST_CELL = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ def progress(run: Run, redact: bool) -> str:
     state = str(run.status.get("state", "not started"))
     where = " ".join(str(run.status.get(key) or "") for key in ("stage", "phase")).strip()
     told = f"{state}: {where}" if where and state != "done" else state
-    message = "" if redact else str(run.status.get("message") or "")[:_LONGEST_CELL]
+    message = "" if redact else str(run.status.get("message") or "")[:LONGEST_CELL]
     updated = str(run.status.get("updated") or "")
     return " \u00b7 ".join(part for part in (told, message, updated.replace("T", " ")) if part)
 
@@ -199,7 +199,7 @@ def _card(name: str, card: Mapping[str, Any], redact: bool) -> Card:
     flat = _leaves(card, "")
     values = [(key, _cell(found)) for key, found in flat if not (_is_rows(found) or redact and _is_text(found))]
     tables = () if redact else tuple(_table(key, found) for key, found in flat if _is_rows(found))
-    return Card(name, tuple(values[:_MOST_ROWS]), tables)
+    return Card(name, tuple(values[:MOST_ROWS]), tables)
 
 
 def _leaves(value: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
@@ -224,19 +224,19 @@ def _is_text(value: object) -> bool:
 
 
 def _table(heading: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    columns = tuple(dict.fromkeys(key for row in rows[:_MOST_ROWS] for key in row))
-    cells = tuple(tuple(_cell(row.get(column, "")) for column in columns) for row in rows[:_MOST_ROWS])
-    return Table(heading, columns, cells, max(0, len(rows) - _MOST_ROWS))
+    columns = tuple(dict.fromkeys(key for row in rows[:MOST_ROWS] for key in row))
+    cells = tuple(tuple(_cell(row.get(column, "")) for column in columns) for row in rows[:MOST_ROWS])
+    return Table(heading, columns, cells, max(0, len(rows) - MOST_ROWS))
 
 
 def _cell(found: object) -> str:
     if _is_rate(found):
         return f"{_cell(found['value'])} [{_cell(found['low'])}\u2013{_cell(found['high'])}], n {found['n']}"
     if isinstance(found, list):
-        text = ", ".join(map(_cell, found[:_MOST_ROWS]))
+        text = ", ".join(map(_cell, found[:MOST_ROWS]))
     else:
         text = "\u2013" if found is None else _number(found) if isinstance(found, float) else str(found)
-    return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}\u2026"
+    return text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}\u2026"
 
 
 def _number(found: float) -> str:

@@ -32,6 +32,11 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
+def working(path: Path) -> Path:
+    """Where the maker of a directory keeps what a crash shall not cost it, until the directory is there."""
+    return path.with_name(f".{path.name}.work")
+
+
 def inside(folder: Path, name: str) -> Path:
     """`folder/name`. ValueError unless `name` is a plain file name that cannot be taken for a temporary one."""
     if not name or name != Path(name).name or name.startswith("."):

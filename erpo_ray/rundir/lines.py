@@ -95,3 +95,44 @@ def read_rows(path: Path, kind: type[T]) -> Iterator[T]:
     """Rows of an artefact such as `pairs.jsonl`, for whoever is handed only its path."""
     with path.open("rb") as stream:
         yield from artefact_rows(stream, kind, path)
+
+
+def ledger_rows(path: Path, kind: type[T]) -> Iterator[T]:
+    """Rows of a ledger that another process may be writing to; none when it is not there.
+
+    An end that is not a whole line is passed over, as are lines of a fenced driver; damage inside is a UsageError.
+    """
+    if not path.exists():
+        return
+    newest = 0
+    with path.open("rb") as stream:
+        number, following = 1, next(stream, b"")
+        while raw := following:
+            following = next(stream, b"")
+            verified = verify(raw)
+            if verified is None:
+                if not following:
+                    return
+                raise damaged(path, number, "damaged (its checksum does not fit)")
+            line = verified[0]
+            newest = max(newest, line.epoch)
+            if line.row and line.epoch == newest:
+                yield typed(line, kind, path, number)
+            number += 1
+
+
+def plain_rows(path: Path, kind: type[T]) -> Iterator[T]:
+    """Rows of a file of plain JSON lines, none when it is not there.
+
+    A last line without its end is still being written. UsageError when a line is not such a row.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield decode(line, kind)
+            except msgspec.DecodeError as error:
+                raise UsageError(f"{path}:{number}: {error}; correct or remove that line") from error

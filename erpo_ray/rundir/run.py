@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,8 +21,10 @@ from erpo_ray.rundir.files import Files, inside, temporary
 from erpo_ray.rundir.fingerprint import Fingerprint, config_yaml, differences, environment, fingerprint
 from erpo_ray.rundir.lease import FILE as LEASE
 from erpo_ray.rundir.lease import LOCK, Lease
+from erpo_ray.rundir.plain import PlainLines
 from erpo_ray.rundir.stage import StageDir
-from erpo_ray.types import identity
+from erpo_ray.telemetry import Span
+from erpo_ray.types import encode, identity
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -41,7 +45,9 @@ class RunDir:
         self.files, self.path, self.id = files, path, run_id
         self._lease, self._note = lease, note
         self._where = {"stage": "", "phase": ""}
-        self._metrics = self._load_metrics()
+        self._rows = PlainLines(files, path / "metrics.jsonl", note, create=True)
+        self._metrics = _metric_keys(self._rows)
+        self._spans = PlainLines(files, path / "phases.jsonl", note)
 
     @classmethod
     def open(
@@ -89,7 +95,8 @@ class RunDir:
 
     def close(self) -> None:
         """Give the lease back."""
-        self.files.close(self.path / "metrics.jsonl")
+        self._rows.close()
+        self._spans.close()
         self._lease.release()
 
     def stage(self, name: str) -> StageDir:
@@ -102,10 +109,9 @@ class RunDir:
         if key in self._metrics:
             return False
         self._lease.check()
-        path = self.path / "metrics.jsonl"
-        self.files.append(path, msgspec.json.encode(row) + b"\n")
+        self._rows.append(msgspec.json.encode(row))
         failpoint("metrics:appended")
-        self.files.sync(path)
+        self._rows.sync()
         self._metrics.add(key)
         return True
 
@@ -140,6 +146,31 @@ class RunDir:
         except ErpoError as error:
             self._note(f"status.json is out of date: {error}")
 
+    @contextmanager
+    def timed(self, stage: str, phase: str) -> Iterator[None]:
+        """Tell that the run is in this phase, and add the seconds of the block to phases.jsonl, however it ends.
+
+        Seconds that cannot be written are only noted: they must not hide how the block ended.
+        """
+        self.status("running", stage=stage, phase=phase)
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            span = Span(stage, phase, round(time.monotonic() - begun, 3))
+            try:
+                self._lease.check()
+                self._spans.append(encode(span))
+                failpoint("phases:appended")
+                self._spans.sync()
+            except ErpoError as error:
+                self._note(f"phases.jsonl lacks {span.seconds:.0f} s of {phase} in {stage}: {error}")
+
+    def publish(self, name: str, data: bytes) -> None:
+        """A file of the run that is made from the others and replaced as it grows out of date, such as a page."""
+        self._lease.check()
+        self.files.put(inside(self.path, name), data)
+
     def point_policy(self, path: Path) -> None:
         """Let `policy` lead to `path` (relative, so that the run directory can be moved), replaced in one step."""
         self._lease.check()
@@ -153,23 +184,15 @@ class RunDir:
         failpoint("pointer:renamed")
         self.files.syncdir(self.path)
 
-    def _load_metrics(self) -> set[tuple[object, object]]:
-        path = self.path / "metrics.jsonl"
-        if not self.files.exists(path):
-            self.files.append(path, b"")
-            self.files.syncdir(self.path)
-        data = self.files.read(path)
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            self.files.truncate(path, len(whole))
-            self._note(f"{path}: the last {len(data) - len(whole)} bytes were torn by a crash and are cut off")
-        keys = set()
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                keys.add(_metric_key(msgspec.json.decode(line, type=dict[str, Any])))
-            except msgspec.DecodeError as error:
-                raise UsageError(f"{path}, line {number}: {error}; correct or delete that line") from error
-        return keys
+
+def _metric_keys(rows: PlainLines) -> set[tuple[object, object]]:
+    keys = set()
+    for number, line in enumerate(rows.lines, 1):
+        try:
+            keys.add(_metric_key(msgspec.json.decode(line, type=dict[str, Any])))
+        except msgspec.DecodeError as error:
+            raise UsageError(f"{rows.path}, line {number}: {error}; correct or delete that line") from error
+    return keys
 
 
 def _metric_key(row: Mapping[str, Any]) -> tuple[object, object]:

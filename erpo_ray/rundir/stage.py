@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from erpo_ray.errors import UsageError
 from erpo_ray.rundir.failpoints import failpoint
-from erpo_ray.rundir.files import Files, inside, temporary
+from erpo_ray.rundir.files import Files, inside, temporary, working
 from erpo_ray.rundir.lease import Lease
 from erpo_ray.rundir.ledger import Ledger
 from erpo_ray.rundir.lines import artefact, artefact_rows
@@ -75,12 +75,16 @@ class StageDir:
         """Rows of a JSON-lines artefact: those `make` gives, or those of the file when it is there."""
         path = inside(self.path, filename)
         if not self._there(path):
-            rows = [encode(row) for row in make()]
-            for row in rows:
-                decode(row, kind)  # a NaN has no JSON: better no file than one that cannot be read back
-            self._lease.check()
-            self.files.put(path, artefact(rows))
+            self.put(filename, kind, make())
         return self._rows(filename, kind)
+
+    def put(self, filename: str, kind: type[T], rows: Iterable[T]) -> None:
+        """A JSON-lines artefact that belongs to a try: written anew whenever what it tells of is tried again."""
+        lines = [encode(row) for row in rows]
+        for line in lines:
+            decode(line, kind)  # a NaN has no JSON: better no file than one that cannot be read back
+        self._lease.check()
+        self.files.put(inside(self.path, filename), artefact(lines))
 
     def value(self, filename: str, kind: type[T], make: Callable[[], T]) -> T:
         """A single value, like `once`."""
@@ -93,7 +97,7 @@ class StageDir:
         directory is done. What `make` returns is kept as `facts`.
         """
         path = inside(self.path, name)
-        growing, work = temporary(path), path.with_name(f".{name}.work")
+        growing, work = temporary(path), working(path)
         if not self._there(path):
             if self.files.exists(growing):
                 self.files.remove(growing)

@@ -18,10 +18,11 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from erpo_ray.errors import RunFailed
+from erpo_ray.telemetry import STEPS, Step, step
 from erpo_ray.train import checkpoints, models
 from erpo_ray.train.forward import Batch, completion_logps
 from erpo_ray.train.rows import Order, Sequences, micro_batch
-from erpo_ray.types import Training
+from erpo_ray.types import Training, encode
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -126,10 +127,18 @@ class TokenExact(Trainer):
 
 @dataclass
 class Watch(TrainerCallback):
-    """Stops on a loss that is not a number, and passes progress on: (step, steps, metrics) on rank 0."""
+    """Stops on a loss that is not a number; rank 0 keeps the steps in a file and tells (step, steps, metrics).
+
+    The file begins with the steps that the checkpoint knows, so that a training that goes on has each once.
+    """
 
     learning_rate: float
+    steps: Path
     report: Report | None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.steps.write_bytes(b"".join(map(_line, _steps(state.log_history))))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
@@ -137,8 +146,20 @@ class Watch(TrainerCallback):
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs[name]):
                 raise RunFailed(diverged(name, logs[name], state.global_step, state.max_steps, self.learning_rate))
-        if self.report and state.is_world_process_zero:
+        if not state.is_world_process_zero:
+            return
+        with self.steps.open("ab") as stream:
+            stream.writelines(map(_line, _steps(state.log_history[-1:])))
+        if self.report:
             self.report(state.global_step, state.max_steps, {k: v for k, v in logs.items() if k != "epoch"})
+
+
+def _steps(history: Sequence[dict[str, Any]]) -> list[Step]:
+    return [row for row in map(step, history) if row]
+
+
+def _line(row: Step) -> bytes:
+    return encode(row) + b"\n"
 
 
 def diverged(name: str, value: float, step: int, steps: int, learning_rate: float) -> str:
@@ -152,11 +173,11 @@ def diverged(name: str, value: float, step: int, steps: int, learning_rate: floa
 def run(trainer: TokenExact, work: Path | None, training: Training, report: Report | None) -> dict[str, float]:
     """Train to the end, from the furthest whole checkpoint in `work` where there is one.
 
-    Returns `steps`, `seconds` and `tokens_per_second` of this call (prompts included, padding not, over all workers),
-    and the loss of the first and the last step.
+    Rank 0 leaves the steps in the file `STEPS` of `work`. Returns `steps`, `seconds` and `tokens_per_second` of this
+    call (prompts included, padding not, over all workers), and the loss of the first and the last step.
     """
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Watch(training.learning_rate, report))
+    trainer.add_callback(Watch(training.learning_rate, Path(str(trainer.args.output_dir)) / STEPS, report))
     resume = checkpoints.latest(work, trainer.fingerprint)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -16,6 +16,8 @@ import torch.multiprocessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erpo_ray.errors import RunFailed
+from erpo_ray.rundir.lines import plain_rows
+from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.train import canary, checkpoints, dpo, forward, models
 from erpo_ray.train.dpo import prefer
 from erpo_ray.train.rows import pairs
@@ -204,9 +206,15 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(policy: Path, tmp_p
     with pytest.raises(Killed):
         train("out", work, kill_at_five)
     assert [path.name for path in work.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert [row.step for row in plain_rows(work / STEPS, Step)] == [1, 2, 3, 4, 5]
     found = train("out", work, lambda step, *_: steps.append(step))
     assert steps == [5, 6]
     assert found["steps"] == 6
+    kept = list(plain_rows(work / STEPS, Step))
+    assert [row.step for row in kept] == [1, 2, 3, 4, 5, 6]
+    assert (kept[0].loss, kept[-1].loss) == (found["loss_first"], found["loss_last"])
+    last = Step(6, found["loss_last"], *map(found.get, ("margin", "accuracy", "logps_chosen", "logps_rejected")))
+    assert kept[-1] == last and (last.margin is None) == (stage == "imitate")
     assert same(tmp_path / "whole", tmp_path / "out")
 
 

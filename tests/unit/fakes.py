@@ -13,6 +13,7 @@ from erpo_ray.prompts.mixing import Mix, gather
 from erpo_ray.rules import RuleBook
 from erpo_ray.rundir import read_rows
 from erpo_ray.teachers import TemplateTeacher
+from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.types import (
     Candidate,
     Example,
@@ -23,6 +24,7 @@ from erpo_ray.types import (
     Request,
     Training,
     Verdict,
+    encode,
     identity,
     seed_of,
 )
@@ -83,7 +85,7 @@ class Rote:
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
         rows = list(read_rows(examples, Example))
-        return self._trained(policy, out, len(rows))
+        return self._trained(policy, out, work, len(rows))
 
     def prefer(
         self,
@@ -96,13 +98,14 @@ class Rote:
         work: Path,
     ) -> dict[str, float]:
         rows = list(read_rows(pairs, Pair))
-        return self._trained(policy, out, len(rows))
+        return self._trained(policy, out, work, len(rows))
 
     def close(self) -> None:
         pass
 
-    def _trained(self, policy: Policy, out: Path, rows: int) -> dict[str, float]:
+    def _trained(self, policy: Policy, out: Path, work: Path, rows: int) -> dict[str, float]:
         stage = out.parent.name
+        (work / STEPS).write_bytes(encode(Step(1, 1.0)) + b"\n" + encode(Step(2, 0.5)) + b"\n")
         skill = 0 if stage in self.worsen else int((policy.path / "skill").read_text()) + 1
         (out / "skill").write_text(str(skill))
         self.trained.append(stage)

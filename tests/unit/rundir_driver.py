@@ -19,6 +19,7 @@ from erpo_ray.errors import ErpoError
 from erpo_ray.rundir import Files, Ledger, RunDir, StageDir
 from erpo_ray.rundir import run as run_module
 from erpo_ray.rundir.failpoints import NAMES
+from erpo_ray.telemetry import Step
 from erpo_ray.types import Candidate, Example, LeftOut, Pair, Prompt, Scores, Verdict
 
 CONFIG = Config(name="driven")
@@ -60,7 +61,9 @@ def imitate(run: RunDir, files: Files) -> None:
             stage.value("labeller.json", int, lambda: 14)
             rows = stage.once("examples.jsonl", Example, lambda: [Example("e", "p", "refusal", (1,), (2,), "no")])
             stage.once("negatives.jsonl", Pair, lambda: [pair("n")])
-            stage.directory("policy", weights(files, str(len(rows))))
+            with run.timed("00-imitate", "training"):
+                stage.directory("policy", weights(files, str(len(rows))))
+            stage.put("training.jsonl", Step, [Step(1, 0.5)])
             stage.seal({"utility": 0.25})
         # Outside the condition: a crash between the seal and this line must not cost the row.
         run.append_metric({"stage": "00-imitate", "eval/utility": stage.meta["utility"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,14 @@ from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import Outcome, Task
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
+from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.scene import Scene
 from erpo_ray.teachers import TemplateTeacher
-from erpo_ray.types import Axes, Candidate, Example, LeftOut, Pair, Request, Sampling, Scores, Verdict
+from erpo_ray.telemetry import Span, Step
+from erpo_ray.types import Axes, Candidate, Example, LeftOut, Pair, Prompt, Request, Sampling, Scores, Verdict
 
 FRAUD = {"category": "fraud"}
+STAGES = ["00-imitate", "01-prefer", "02-prefer", "03-prefer"]
 CONFIG = Config(
     data=Data(
         train=(Source(path="seeds", split="train", where=FRAUD),),
@@ -39,7 +43,11 @@ CONFIG = Config(
 
 
 def run(
-    place: Path, config: Config = CONFIG, backend: Rote | None = None, start: str = "0"
+    place: Path,
+    config: Config = CONFIG,
+    backend: Rote | None = None,
+    start: str = "0",
+    show: Callable[[Path], None] = lambda path: None,
 ) -> tuple[tuple[Outcome, ...], Rote]:
     book = rules.load("")
     backend = backend or Rote(config, book)
@@ -57,7 +65,7 @@ def run(
 
     with RunDir.open(place / "run", config) as directory:
         task = Task(config, backend.policy(base), mix.train, book, Letters(), TemplateTeacher())
-        scene = Scene(backend, directory, config, asked, phase, lambda line: None)
+        scene = Scene(backend, directory, config, asked, phase, lambda line: None, show=lambda: show(directory.path))
         return align(METHODS["erpo"](config), task, scene, directory), backend
 
 
@@ -110,6 +118,45 @@ def test_a_second_start_samples_and_trains_nothing(tmp_path: Path):
     second, backend = run(tmp_path)
     assert second == first
     assert (backend.sampled, backend.trained, backend.served) == ([], [], [])
+
+
+def test_what_a_page_needs_is_in_the_run_directory(tmp_path: Path):
+    run(tmp_path)
+    root = tmp_path / "run"
+    held = list(read_rows(root / "stages/base/prompts.jsonl", Prompt))
+    assert len(held) == 24 and {prompt.label for prompt in held} == {"harmful", "benign"}
+    for name in STAGES:
+        assert list(read_rows(root / "stages" / name / "training.jsonl", Step)) == [Step(1, 1.0), Step(2, 0.5)]
+    spans = list(plain_rows(root / "phases.jsonl", Span))
+    phases = [(name, phase) for name in STAGES for phase in ("rollouts", "training", "evaluation")]
+    assert [(span.stage, span.phase) for span in spans] == [("base", "evaluation"), *phases]
+    assert all(0 <= span.seconds < 60 for span in spans)
+    run(tmp_path)
+    assert list(plain_rows(root / "phases.jsonl", Span)) == spans
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_the_page_is_drawn_after_what_became_whole_and_its_fault_costs_no_work(tmp_path: Path, at: int):
+    drawn: list[set[str]] = []
+
+    def show(path: Path) -> None:
+        names = ("examples.jsonl", "pairs.jsonl", "policy", "stage.json")
+        there = {
+            file.relative_to(path / "stages").as_posix() for name in names for file in path.glob(f"stages/*/{name}")
+        }
+        drawn.append(there.difference(*drawn))
+        if len(drawn) == at:
+            raise ZeroDivisionError
+
+    backend = Rote(CONFIG, rules.load(""))
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, backend=backend, show=show)
+    run(tmp_path, backend=backend, show=show)
+    rows = {name: "examples.jsonl" if name == "00-imitate" else "pairs.jsonl" for name in STAGES}
+    made = [f"{name}/{file}" for name in STAGES for file in (rows[name], "policy", "stage.json")]
+    assert drawn == [{"base/stage.json"}, *({name} for name in made)]
+    assert len(backend.sampled) == len(set(backend.sampled))
+    assert backend.trained == STAGES
 
 
 def test_a_moved_run_goes_on_in_its_new_place(tmp_path: Path):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from ruamel.yaml import YAML
 from rundir_driver import CONFIG, INPUTS, NoSync, drive, sample, weights
 
 from erpo_ray.config import Config, Data, Prefer, Source, Teacher
 from erpo_ray.errors import EnvironmentFault, UsageError
-from erpo_ray.rundir import Files, RunDir, StageDir
+from erpo_ray.rundir import Files, RunDir, StageDir, read_rows
+from erpo_ray.rundir.lines import plain_rows
+from erpo_ray.telemetry import Span, Step
 from erpo_ray.types import Candidate, LeftOut, Scores, Verdict, identity
 
 
@@ -246,6 +251,55 @@ def test_metrics_hold_one_row_a_stage(run: RunDir) -> None:
     path.write_text('{"stage":"base"}\nnonsense\n')
     with pytest.raises(UsageError, match=f"{path}, line 2: .*; correct or delete that line"):
         RunDir.open(run.path, CONFIG, inputs=INPUTS)
+
+
+def test_seconds_of_a_phase_are_kept_however_it_ends(run: RunDir) -> None:
+    with run.timed("base", "evaluation"):
+        assert json.loads((run.path / "status.json").read_text())["phase"] == "evaluation"
+        time.sleep(0.02)
+    with pytest.raises(KeyboardInterrupt), run.timed("00-imitate", "training"):
+        raise KeyboardInterrupt
+    run.close()
+    path = run.path / "phases.jsonl"
+    with path.open("a") as stream:
+        stream.write('{"stage":"00-im')
+    notes: list[str] = []
+    with (
+        RunDir.open(run.path, CONFIG, inputs=INPUTS, note=notes.append) as again,
+        again.timed("00-imitate", "training"),
+    ):
+        pass
+    assert notes == [f"{path}: the last 15 bytes were torn by a crash and are cut off"]
+    first, *others = plain_rows(path, Span)
+    assert (first.stage, first.phase) == ("base", "evaluation") and 0.02 <= first.seconds < 5
+    assert [(span.stage, span.phase) for span in others] == [("00-imitate", "training")] * 2
+
+
+def test_seconds_that_cannot_be_written_do_not_hide_how_a_phase_ended(tmp_path: Path) -> None:
+    class Full(Files):
+        def append(self, path: Path, data: bytes) -> None:
+            if path.name == "phases.jsonl":
+                raise EnvironmentFault("no room")
+            super().append(path, data)
+
+    notes: list[str] = []
+    with RunDir.open(tmp_path / "run", CONFIG, files=Full(), note=notes.append) as run:
+        with pytest.raises(ZeroDivisionError), run.timed("base", "evaluation"):
+            raise ZeroDivisionError
+    assert notes == ["phases.jsonl lacks 0 s of evaluation in base: no room"]
+
+
+def test_an_artefact_of_a_try_is_written_anew_and_sealed(run: RunDir) -> None:
+    with run.stage("00-imitate") as stage:
+        stage.put("training.jsonl", Step, [Step(1, 0.5), Step(2, 0.25)])
+        stage.put("training.jsonl", Step, [Step(1, 0.75)])
+        with pytest.raises(msgspec.ValidationError):
+            stage.put("training.jsonl", Step, [Step(1, math.nan)])
+        stage.seal({})
+    assert list(read_rows(stage.path / "training.jsonl", Step)) == [Step(1, 0.75)]
+    (stage.path / "training.jsonl").unlink()
+    with pytest.raises(UsageError, match="training.jsonl is missing, but was sealed"):
+        run.stage("00-imitate")
 
 
 def test_status_tells_where_the_run_is(run: RunDir) -> None:

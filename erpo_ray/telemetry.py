@@ -1,0 +1,49 @@
+"""What a run tells of its own work: the logged steps of a training, and the seconds of each phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+STEPS = "steps.jsonl"
+"""File in the work folder of a training that holds its steps so far, plain JSON lines of `Step`, each once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A row of `training.jsonl`: one logged training step. What its loss does not have is None.
+
+    `margin` is that of the rewards (times beta), `accuracy` the share of pairs with a positive one, the
+    log-probabilities are sums over a completion in nats, means over the pairs of the step.
+    """
+
+    step: int
+    loss: float
+    margin: float | None = None
+    accuracy: float | None = None
+    logps_chosen: float | None = None
+    logps_rejected: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A row of `phases.jsonl`: wall seconds that a phase of a stage took in one start of the run."""
+
+    stage: str
+    phase: str
+    seconds: float
+
+
+def step(logged: Mapping[str, Any]) -> Step | None:
+    """An entry of a trainer's log (names as in `Step`); None when it is not that of a step."""
+    if "loss" not in logged:
+        return None
+    return Step(
+        logged["step"],
+        logged["loss"],
+        logged.get("margin"),
+        logged.get("accuracy"),
+        logged.get("logps_chosen"),
+        logged.get("logps_rejected"),
+    )
