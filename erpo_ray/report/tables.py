@@ -156,13 +156,14 @@ def budget(run: Run) -> Table:
     """Completions, tokens and seconds of each phase, with sums; seconds only where the run directory holds them."""
     lines: list[tuple[str, str, Volume, float | None]] = []
     for stage in run.stages:
-        for phase, volume in (("rollouts", stage.rollouts), ("evaluation", stage.measured)):
-            if volume.completions:
-                lines.append((stage.name, phase, volume, run.seconds.get((stage.name, phase))))
+        if stage.rollouts.completions:
+            lines.append((stage.name, "rollouts", stage.rollouts, run.seconds.get((stage.name, "rollouts"))))
         if "seconds" in stage.facts:
             spent = run.seconds.get((stage.name, "training"), stage.facts["seconds"])
             trained = round(stage.facts.get("tokens_per_second", 0.0) * stage.facts["seconds"])
             lines.append((stage.name, "training", Volume(0, trained), spent))
+        if stage.measured.completions:
+            lines.append((stage.name, "evaluation", stage.measured, run.seconds.get((stage.name, "evaluation"))))
     rows = [
         (stage, phase, _count(volume.completions), _count(volume.tokens), _clock(seconds))
         for stage, phase, volume, seconds in lines
@@ -240,7 +241,7 @@ def _cell(found: object) -> str:
 
 
 def _number(found: float) -> str:
-    return f"{found:.0f}" if found == round(found) and abs(found) < 1e9 else f"{found:.4g}"
+    return f"{found:.0f}" if 1e3 <= abs(found) < 1e9 or found == round(found) else f"{found:.3g}"
 
 
 def _count(number: int) -> str:

@@ -153,9 +153,9 @@ def test_curves_time_and_judge_cards_are_shown_where_they_are(copy: Path) -> Non
     assert run.seconds == {("00-prefer", "evaluation"): 121.0}
     found = page(copy)
     assert "2:01" in found.text("td") and "Preference (DPO)" in found.text("h3")
-    assert found.text("dd").startswith("0.91230.5 [0.25\u20130.75], n 97") and "kill a process" in found.text("th")
+    assert found.text("dd").startswith("0.9120.5 [0.25\u20130.75], n 97") and "kill a process" in found.text("th")
     hidden = page(copy, redact=True).text()
-    assert "0.9123" in hidden and "kill a process" not in hidden
+    assert "0.912" in hidden and "kill a process" not in hidden
 
 
 def test_what_judges_disagree_about_is_listed_with_prompt_and_answer(copy: Path) -> None:
