@@ -81,7 +81,11 @@ class Scene:
             s.once("left_out.jsonl", LeftOut, lambda: left_out)
             return rows
 
-        return self._shown(s, name, lambda: s.once(name, kind, keep))
+        there = s.files.exists(s.path / name)
+        found = s.once(name, kind, keep)
+        if not there:
+            self.show()
+        return found
 
     def imitate(self, s: StageDir, stage: Imitate, history: History) -> Policy:
         """Supervised training on the stage's examples."""
@@ -118,15 +122,7 @@ class Scene:
             s.put("training.jsonl", Step, plain_rows(work / STEPS, Step))
             return facts
 
-        return self.backend.policy(self._shown(s, "policy", lambda: s.directory("policy", make)))
-
-    def _shown(self, s: StageDir, name: str, make: Callable[[], T]) -> T:
-        """What `make` gives; the page is drawn anew if it made `name` just now."""
-        there = s.files.exists(s.path / name)
-        made = make()
-        if not there:
-            self.show()
-        return made
+        return self.backend.policy(s.directory("policy", make))
 
     def _explore(self, s: StageDir, requests: Sequence[Request], policy: Policy, prefix: str = "") -> list[Group]:
         prove_judge(s, self.backend, self.run.id)

@@ -153,8 +153,10 @@ def test_the_page_is_drawn_after_what_became_whole_and_its_fault_costs_no_work(t
         run(tmp_path, backend=backend, show=show)
     run(tmp_path, backend=backend, show=show)
     rows = {name: "examples.jsonl" if name == "00-imitate" else "pairs.jsonl" for name in STAGES}
-    made = [f"{name}/{file}" for name in STAGES for file in (rows[name], "policy", "stage.json")]
-    assert drawn == [{"base/stage.json"}, *({name} for name in made)]
+    made = [files for name in STAGES for files in ({rows[name]}, {"policy", "stage.json"})]
+    names = [name for name in STAGES for _ in range(2)]
+    wanted = [{f"{name}/{file}" for file in files} for name, files in zip(names, made, strict=True)]
+    assert drawn == [{"base/stage.json"}, *wanted]
     assert len(backend.sampled) == len(set(backend.sampled))
     assert backend.trained == STAGES
 

@@ -105,13 +105,15 @@ def test_a_real_loop_is_told_stage_by_stage(looped: Path) -> None:
     headings = found.text("h3")
     assert all(stage in headings for stage in names[1:])
     assert "negative" in found.text("text") and "accepted: harmful refused 0.0% -> 100.0%" in found.text("td")
-    # Evaluation prompts that are neither in the directory nor those of the fingerprint are not guessed.
-    assert "The prompt files changed since the run" in found.text("p")
-    assert {case["data-label"] for case in found.all("details") if "data-label" in case} == {"unknown"}
+    assert "The prompt files changed since the run" not in found.text("p")
+    assert {case["data-label"] for case in found.all("details") if "data-label" in case} == {"harmful", "benign"}
 
 
-def test_prompts_are_read_again_when_their_hash_is_that_of_the_run(looped: Path, tmp_path: Path) -> None:
+def test_prompts_of_older_runs_are_read_again_when_their_hash_is_that_of_the_run(looped: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(looped, tmp_path / "run"))
+    (run / "stages/base/prompts.jsonl").unlink()
+    # Prompts that are neither in the directory nor those of the fingerprint are not guessed.
+    assert "The prompt files changed since the run" in page(run).text("p")
     asked = mixing.gather(CONFIG.data, tuple(rules.load("").categories), CONFIG.seed).evaluate
     fingerprint = json.loads((run / "fingerprint.json").read_text())
     fingerprint["inputs"] = {"evaluate": identity(*map(encode, asked))}

@@ -331,7 +331,8 @@ def test_time_stays_short_on_long_answers(unit: str) -> None:
             began = time.process_time()
             parse(answer)
             times.append(time.process_time() - began)
-        assert min(times) < 0.05
+        # What is quadratic takes seconds.
+        assert min(times) < 0.25
 
 
 def test_quality_measures() -> None:
