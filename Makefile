@@ -37,6 +37,7 @@ help:
 
 install: $(STAMP)
 
+# --no-compile: bytecode is made when a module is first loaded, and most never are; making all of it takes a minute.
 $(STAMP):
 	@python="$$( \
 	  for name in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3); do \
@@ -58,10 +59,10 @@ $(STAMP):
 	  fi; \
 	fi
 	@echo "[2/5] torch for CPU"
-	@$(PIP) install --no-deps -r $(TORCH) 2>/dev/null \
-	  || $(PIP) install --no-deps --extra-index-url $(TORCH_INDEX) -r $(TORCH)
+	@$(PIP) install --no-compile --no-deps -r $(TORCH) 2>/dev/null \
+	  || $(PIP) install --no-compile --no-deps --extra-index-url $(TORCH_INDEX) -r $(TORCH)
 	@echo "[3/5] $$(grep -c == $(LOCK)) pinned packages (some minutes on first use)"
-	@$(PIP) install --no-deps -r $(LOCK)
+	@$(PIP) install --no-compile --no-deps -r $(LOCK)
 	@echo "[4/5] erpo-ray itself"
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@echo "[5/5] embedded model: $(ERPO_CACHE)"
