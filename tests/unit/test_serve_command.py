@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,10 @@ class Healthy(http.server.BaseHTTPRequestHandler):
     def log_message(self, *words): pass
 http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Healthy).serve_forever()
 """
+# What a shell starts in the background ignores Ctrl-C, and so would all that it starts.
 DRIVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from erpo_ray import cli
 from erpo_ray.commands import serve
 child = sys.argv[1]
@@ -55,15 +59,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def started(child: str, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def started(child: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """`erpo serve` with `child` in the place of vLLM's server; killed at the latest when the block ends."""
+    with subprocess.Popen(
         [sys.executable, "-c", DRIVER, child, "serve", *words],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
+    ) as erpo:
+        try:
+            yield erpo
+        finally:
+            erpo.kill()
 
 
 def options(words: list[str]) -> dict[str, str]:
