@@ -107,10 +107,12 @@ def mean_difference(differences: Sequence[float]) -> Rate | None:
         return None
     values = np.asarray(differences, dtype=float)
     mean, n = float(values.mean()), len(values)
-    if np.ptp(values) <= _EQUAL * np.abs(values).max():
+    scale = float(np.abs(values).max())
+    if np.ptp(values) <= _EQUAL * scale:
         return Rate(mean, mean, mean, n)
+    # BCa sums the cubes of what it resamples: of values near 1e-200 these are 0, and the interval is NaN.
     interval = bootstrap(
-        (values,),
+        (values / scale,),
         np.mean,
         vectorized=True,
         axis=-1,
@@ -119,7 +121,7 @@ def mean_difference(differences: Sequence[float]) -> Rate | None:
         method="BCa",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Rate(mean, float(interval.low), float(interval.high), n)
+    return Rate(mean, float(interval.low) * scale, float(interval.high) * scale, n)
 
 
 def mcnemar(gained: int, lost: int) -> float:

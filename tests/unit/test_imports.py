@@ -53,4 +53,4 @@ def test_help_is_there_at_once() -> None:
         return time.perf_counter() - start
 
     # The best of three: other tests share the machine.
-    assert min(help_seconds() for _ in range(3)) < 0.5
+    assert min(help_seconds() for _ in range(3)) < 1

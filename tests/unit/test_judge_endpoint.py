@@ -227,7 +227,7 @@ def hanging(asked: Asked) -> None:
 
 def dripping(asked: Asked) -> None:
     asked.start(1000)
-    for _ in range(15):
+    for _ in range(40):
         asked.write(b" ")
         time.sleep(0.1)
 
@@ -237,7 +237,7 @@ def test_the_deadline_is_for_the_whole_reply(server: Server, behave: Behaviour) 
     server.always = behave
     start = time.monotonic()
     assert ask(asker(server.url, timeout_s=0.5, retry_budget=0)) == [Failure("timeout", "no whole reply within 0.5 s")]
-    assert 0.4 < time.monotonic() - start < 1.4
+    assert 0.4 < time.monotonic() - start < 3
 
 
 def test_a_server_that_is_not_there_is_a_failure_each() -> None:

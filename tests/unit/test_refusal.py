@@ -153,4 +153,5 @@ def test_time_does_not_explode(unit: str, start: str) -> None:
         began = time.process_time()
         is_refusal(text)
         times.append(time.process_time() - began)
-    assert min(times) < 0.05
+    # What is quadratic takes minutes.
+    assert min(times) < 0.5

@@ -138,7 +138,7 @@ def test_long_and_nested_replies_take_no_time() -> None:
     for reply in ("<think>" * 100_000, "{" * 100_000, "```" * 100_000, " " * 100_000 + "x", "</think>" * 100_000):
         found = read(reply, FORM, CODE)
         assert isinstance(found, Failure) and len(found.raw) < 2100
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 5
 
 
 def test_an_excerpt_keeps_both_ends_and_can_be_stored() -> None:

@@ -332,7 +332,7 @@ def test_time_stays_short_on_long_answers(unit: str) -> None:
             parse(answer)
             times.append(time.process_time() - began)
         # What is quadratic takes seconds.
-        assert min(times) < 0.25
+        assert min(times) < 1
 
 
 def test_quality_measures() -> None:

@@ -203,7 +203,7 @@ def test_a_hundred_thousand_characters_parse_in_linear_time(hard: str) -> None:
         return time.perf_counter() - start
 
     # The best of three: other tests share the machine. Quadratic time would be minutes.
-    assert min(seconds() for _ in range(3)) < 0.25
+    assert min(seconds() for _ in range(3)) < 1
 
 
 @pytest.mark.parametrize(("text", "marks"), [(LINES, ("Rules:", "Path:")), (TAGS, ("<rule_", "<path_"))])

@@ -148,8 +148,9 @@ UNITS += [
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_time_is_linear_and_short(unit: str) -> None:
+    # Ten times what it takes here: a pattern whose time grows with the square of the length takes minutes.
     text = unit * (100_000 // len(unit))
-    assert fastest(text) < 0.05
+    assert fastest(text) < 0.5
 
 
 def fastest(text: str) -> float:
