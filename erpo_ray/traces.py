@@ -166,6 +166,11 @@ def split(text: str) -> tuple[str | None, str | None]:
     return inside.strip(), "\n".join(part for part in (before.strip(), tail.strip()) if part)
 
 
+def answer(text: str) -> str:
+    """The answer of any completion, well formed or not; empty when there is none (see `split`)."""
+    return (split(text)[1] or "").strip()
+
+
 def steps(pieces: Sequence[str], dialect: Dialect) -> tuple[Step, ...]:
     """Token spans of the sections and the answer (named `answer`), from the text that each token adds.
 

@@ -38,7 +38,7 @@ def _turn(folder: Path, history: list[dict[str, str]], text: str, max_tokens: in
     messages = [*history, {"role": "user", "content": text}]
     completion = generate(folder, messages, max_tokens)
     print(shown(completion, sys.stdout.isatty()), flush=True)
-    return [*messages, {"role": "assistant", "content": (traces.split(completion)[1] or "").strip()}]
+    return [*messages, {"role": "assistant", "content": traces.answer(completion)}]
 
 
 def _ask() -> str:

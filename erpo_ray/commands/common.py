@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from erpo_ray import settings
 from erpo_ray.config import Config
 from erpo_ray.documents import missing
 from erpo_ray.errors import UsageError
+from erpo_ray.rundir.lines import plain_rows
 
 
 def read_config(path: Path, overrides: Sequence[str]) -> Config:
@@ -55,28 +55,9 @@ def run_of(word: str) -> Path | None:
     return path if (path / "config.yaml").exists() else None
 
 
-def json_file(path: Path) -> Any:
-    """What a JSON file of a run directory holds, None when it is not there."""
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path}: not valid JSON ({error}); restore it from a copy") from error
-
-
 def metrics(run: Path) -> list[dict[str, Any]]:
     """Whole lines of metrics.jsonl, oldest first."""
-    path = run / "metrics.jsonl"
-    if not path.exists():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise UsageError(f"{path}:{number}: not valid JSON ({error}); remove that line") from error
-    return rows
+    return list(plain_rows(run / "metrics.jsonl", dict[str, Any]))
 
 
 MEASURES = ("harmful_refused", "benign_refused", "utility", "tokens_harmful", "tokens_benign", "well_formed")

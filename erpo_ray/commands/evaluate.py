@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -23,8 +22,6 @@ from erpo_ray.types import encode
 
 if TYPE_CHECKING:
     from erpo_ray.evaluate.measures import SuiteResult
-
-_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def evaluate(
@@ -94,7 +91,7 @@ def place(model: str, found: Path, decode: DecodeName = "plain") -> Path:
     if run:
         stage = found.parent
         return run / "evaluations" / f"{stage.name if stage.parent.name == 'stages' else 'base'}{ending}"
-    return Path("evaluations") / f"{_UNFIT.sub('-', Path(model).name).strip('-.') or 'model'}{ending}"
+    return Path("evaluations") / f"{suites.file_name(Path(model).name) or 'model'}{ending}"
 
 
 def _config(model: str, path: Path | None, data_root: Path | None, decode: DecodeName | None) -> Config:

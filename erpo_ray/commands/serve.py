@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from erpo_ray import preflight
-from erpo_ray.commands.common import model_of, run_config
+from erpo_ray.commands.common import model_of, run_config, run_of
 from erpo_ray.config import Config
 from erpo_ray.endings import terminable
 from erpo_ray.environment import gpu_present
@@ -34,10 +34,12 @@ def serve(model: str, host: str, port: int, name: str | None) -> int:
     ends by itself.
     """
     require_address(host, port)
-    config = _config(model)
+    run = run_of(model)
+    # A run is served as it was sampled; any other model with the defaults.
+    config = run_config(run) if run else Config()
     folder = model_of(model)
     preflight.model(config.model_copy(update={"model": config.model.model_copy(update={"path": str(folder)})}))
-    served = name or (config.name if _is_run(model) else _name(model))
+    served = name or (config.name if run else _name(model))
     if not _loopback(host) and not os.environ.get("VLLM_API_KEY"):
         print(f"erpo: {clean(host)} can be reached by others; VLLM_API_KEY=... asks them for a key", file=sys.stderr)
     with terminable():
@@ -138,15 +140,6 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return f"--host: {host} is no address of this machine; use 127.0.0.1, or 0.0.0.0 for all of its addresses"
     return f"--host {host} --port {port}: cannot listen there ({error.strerror}); give another --port"
-
-
-def _config(model: str) -> Config:
-    """A run is served as it was sampled; any other model with the defaults."""
-    return run_config(Path(model).expanduser()) if _is_run(model) else Config()
-
-
-def _is_run(model: str) -> bool:
-    return (Path(model).expanduser() / "config.yaml").exists()
 
 
 def _name(model: str) -> str:

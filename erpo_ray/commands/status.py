@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from erpo_ray.commands.common import MEASURES, aligned, json_file, measures, metrics, require_run
+from erpo_ray.commands.common import MEASURES, aligned, measures, metrics, require_run
+from erpo_ray.rundir.lines import json_object
 from erpo_ray.terminal import clean
 
 
 def status(run: Path, as_json: bool) -> int:
     """Print state and measures of a run."""
     require_run(run)
-    state = json_file(run / "status.json") or {"state": "not started"}
+    state = json_object(run / "status.json") or {"state": "not started"}
     rows = metrics(run)
     if as_json:
         print(json.dumps({"status": state, "metrics": rows}, indent=2))

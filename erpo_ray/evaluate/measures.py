@@ -114,7 +114,7 @@ class Observer:
         values: dict[str, float] = {}
         failed = "" if scores else verdict.failure.cause if verdict.failure else "no scores"
         if scores:
-            answer = (traces.split(candidate.text)[1] or "").strip()
+            answer = traces.answer(candidate.text)
             finished = UNFINISHED not in verdict.notes
             values = {"unfinished": not finished, "well_formed": verdict.well_formed}
             values["partial_refusal"] = bool(partial_refusal(answer))

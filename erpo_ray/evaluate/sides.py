@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from erpo_ray import rules, settings
-from erpo_ray.config import Data
 from erpo_ray.documents import missing
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.compare import Key, Side, Texts
 from erpo_ray.evaluate.measures import Observation, Observer
 from erpo_ray.evaluate.suite import OBSERVATIONS, QUESTIONS, RESULT, SUITE, Question
-from erpo_ray.prompts.mixing import gather
 from erpo_ray.rundir import Files, Ledger, read_rows
+from erpo_ray.rundir.evaluated import answered, asked
 from erpo_ray.rundir.fingerprint import Fingerprint
-from erpo_ray.types import Candidate, Prompt, Verdict
+from erpo_ray.rundir.lines import plain_rows
+from erpo_ray.types import Candidate, Prompt
 
 
 def read(word: str) -> tuple[Side, Texts]:
@@ -70,28 +70,19 @@ def _run(path: Path, stage: str) -> tuple[Side, Texts]:
         have = sorted(place.parent.name for place in path.glob("stages/*/evaluation_candidates.jsonl"))
         raise UsageError(f"{path}@{stage}: no such evaluated stage; there are {', '.join(have) or 'none'}")
     config = settings.load(path / "config.yaml")
-    book = rules.load(config.rules.path)
-    held = Data(root=config.data.root, train=(), evaluate=config.data.evaluate)
-    prompts = {prompt.id: prompt for prompt in gather(held, tuple(book.categories), config.seed).evaluate}
-    verdicts = {row.candidate_id: row for row in _ledger(folder / "evaluation_verdicts.jsonl", Verdict)}
-    observer = Observer(book, config.model.dialect)
+    prompts = asked(path)
+    observer = Observer(rules.load(config.rules.path), config.model.dialect)
     rows: dict[Key, Observation] = {}
     policy = ""
-    for candidate in _ledger(folder / "evaluation_candidates.jsonl", Candidate):
-        prompt, verdict = prompts.get(candidate.prompt_id), verdicts.get(candidate.id)
-        if prompt is None:
-            raise UsageError(
-                f"{folder}: prompt {candidate.prompt_id} is not among the evaluation prompts any more; "
-                "restore the files of data.evaluate (the configuration is config.yaml of the run)"
-            )
+    for candidate, verdict in answered(folder):
         if verdict is None:
             raise UsageError(f"{folder}: is not evaluated to the end; continue the run")
         policy = candidate.policy
-        rows["", prompt.id] = observer.observe(prompt, candidate, verdict)
+        rows["", candidate.prompt_id] = observer.observe(prompts[candidate.prompt_id], candidate, verdict)
 
     def texts(keys: Collection[Key]) -> dict[Key, tuple[str, str]]:
         wanted = {id for _, id in keys}
-        return _texts("", wanted, prompts, _ledger(folder / "evaluation_candidates.jsonl", Candidate))
+        return _texts("", wanted, prompts, (candidate for candidate, _ in answered(folder)))
 
     return Side(f"{path}@{stage}", policy, _settings(_fingerprint(path)), rows), texts
 
@@ -107,11 +98,7 @@ def _ledger(path: Path, kind: type) -> Ledger:
 
 
 def _last_accepted(run: Path) -> str:
-    path = run / "metrics.jsonl"
-    try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-    except ValueError as error:
-        raise UsageError(f"{path}: damaged ({error}); restore it from a copy, or name a stage: {run}@STAGE") from error
+    rows = plain_rows(run / "metrics.jsonl", dict[str, Any])
     accepted = [row["stage"] for row in rows if row.get("accepted")]
     if not accepted:
         raise UsageError(f"{run}: has no evaluated stage yet; wait for its first (erpo status {run})")

@@ -125,11 +125,16 @@ def load(path: Path) -> Suite:
         raise UsageError(complain(error, document.place, Suite)) from error
 
 
+def file_name(text: str) -> str:
+    """The text as the name of a file or directory: what does not fit one is a dash. Empty when nothing is left."""
+    return _UNFIT.sub("-", text).strip("-._")
+
+
 def of_file(path: Path) -> Suite:
     """A suite of one file of labelled prompts, with every measure but those that need a reference."""
     metrics: tuple[Metric, ...] = tuple(name for name in get_args(Metric) if name != "exact_match")
     return Suite(
-        name=_UNFIT.sub("-", path.name.split(".")[0]).strip("-._") or "prompts",
+        name=file_name(path.name.split(".")[0]) or "prompts",
         description=f"Prompts of {path.name}.",
         licence="that of the file",
         data=(Source(path=str(path)),),

@@ -186,7 +186,7 @@ class GuardJudge:
             return Failure("wrong_prompt", ascii(candidate.text))
         if lone_surrogate(candidate.text) or lone_surrogate(prompt.text):
             return Failure("lone_surrogate", ascii(candidate.text))
-        answer = (traces.split(candidate.text)[1] or "").strip()
+        answer = traces.answer(candidate.text)
         return self._format.ask(prompt.text.strip(), answer) if answer else ()
 
     def _verdict(

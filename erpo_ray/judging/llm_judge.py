@@ -141,7 +141,7 @@ class LLMJudge:
         for reading in readings:
             if isinstance(reading, Failure):
                 return Preference(None, failure=reading)
-        answers = [_answer(candidate) for candidate in (a, b)]
+        answers = [traces.answer(candidate.text) for candidate in (a, b)]
         if answers[0] == answers[1]:
             return Preference("tie", agreed=True)
         return None if all(answers) else Preference("a" if answers[0] else "b", agreed=True)
@@ -216,12 +216,8 @@ def _remarks(reading: Reading, cases: Iterable[Case]) -> tuple[str, ...]:
     return tuple(note for note in ("cut" if cut else "", empty) if note)
 
 
-def _answer(candidate: Candidate) -> str:
-    return (traces.split(candidate.text)[1] or "").strip()
-
-
 def _both_orders(prompt: Prompt, a: Candidate, b: Candidate) -> list[list[tuple[str, str]]]:
-    texts = [_answer(a), _answer(b)]
+    texts = [traces.answer(a.text), traces.answer(b.text)]
     titles = ("First answer", "Second answer")
     return [[(_MESSAGE, prompt.text), *zip(titles, order, strict=True)] for order in (texts, texts[::-1])]
 

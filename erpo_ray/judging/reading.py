@@ -50,7 +50,7 @@ class Reader:
         """The reading, or why these two cannot be judged at all (`CAUSES`)."""
         if cause := _malformed(prompt, candidate):
             return Failure(cause, ascii(candidate.text))
-        answer = (traces.split(candidate.text)[1] or "").strip()
+        answer = traces.answer(candidate.text)
         refused = is_refusal(answer)
         faults, remarks = self._read_trace(prompt, candidate.text, refused) if answer else ([UNFINISHED], [])
         kind = unreadable(answer)

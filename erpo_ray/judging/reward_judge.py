@@ -67,4 +67,4 @@ def _read(prompt: Prompt, candidate: Candidate) -> str | Failure:
         return Failure("wrong_prompt", ascii(candidate.text))
     if lone_surrogate(candidate.text) or lone_surrogate(prompt.text):
         return Failure("lone_surrogate", ascii(candidate.text))
-    return (traces.split(candidate.text)[1] or "").strip()
+    return traces.answer(candidate.text)

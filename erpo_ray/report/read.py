@@ -10,21 +10,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from erpo_ray import documents
 from erpo_ray.errors import UsageError
 from erpo_ray.methods.base import Outcome
-from erpo_ray.report.asked import evaluation_prompts
 from erpo_ray.report.records import Answer, Run, Stage, Volume
 from erpo_ray.report.reviews import reviewed
 from erpo_ray.rundir import read_rows
+from erpo_ray.rundir.evaluated import answered, asked
 from erpo_ray.rundir.files import working
-from erpo_ray.rundir.lines import ledger_rows, plain_rows
+from erpo_ray.rundir.lines import json_object, ledger_rows, plain_rows
 from erpo_ray.telemetry import STEPS, Span, Step
-from erpo_ray.types import Candidate, Evaluation, LeftOut, Verdict
+from erpo_ray.types import Candidate, Evaluation, LeftOut
 
 T = TypeVar("T")
 
@@ -53,8 +51,8 @@ def read(path: Path) -> Run:
         )
     config = path / "config.yaml"
     settings = documents.read(config).data
-    fingerprint = _json(path / "fingerprint.json")
-    prompts, note = evaluation_prompts(path, settings, fingerprint.get("inputs", {}).get("evaluate", ""))
+    fingerprint = json_object(path / "fingerprint.json")
+    prompts = asked(path)
     seconds: dict[tuple[str, str], float] = {}
     for span in plain_rows(path / "phases.jsonl", Span):
         key = (span.stage, span.phase)
@@ -63,14 +61,13 @@ def read(path: Path) -> Run:
         name=str(settings.get("name") or path.absolute().name),
         config_text=config.read_text("utf-8"),
         settings=settings,
-        status=_json(path / "status.json"),
-        environment=_json(path / "environment.json"),
+        status=json_object(path / "status.json"),
+        environment=json_object(path / "environment.json"),
         fingerprint=str(fingerprint.get("sha256", "")),
         stages=tuple(stages),
         prompts=prompts,
-        prompts_note=note,
         seconds=seconds,
-        judges={card.stem: _json(card) for card in sorted((path / "judges").glob("*.json"))},
+        judges={card.stem: json_object(card) for card in sorted((path / "judges").glob("*.json"))},
         reviews=reviewed(folders, prompts),
     )
 
@@ -85,7 +82,10 @@ def stage_folders(path: Path) -> list[Path]:
 def stage(folder: Path) -> Stage:
     """What one stage directory holds."""
     rows = folder / ("examples.jsonl" if (folder / "examples.jsonl").exists() else "pairs.jsonl")
-    answers = {answer.prompt_id: answer for answer in _answers(folder)}
+    answers = {
+        found.prompt_id: Answer(found.prompt_id, found.text, len(found.token_ids), found.finish, verdict)
+        for found, verdict in answered(folder)
+    }
     return Stage(
         name=folder.name,
         outcome=next(_artefact(folder / "outcome.json", Outcome), None),
@@ -106,16 +106,6 @@ def reason_class(reason: str) -> str:
     return _NUMBER.sub("N", general).strip()
 
 
-def _answers(folder: Path) -> Iterator[Answer]:
-    """The first acknowledged answer to each evaluation prompt, with what the judge says of it."""
-    verdicts = {row.candidate_id: row for row in ledger_rows(folder / "evaluation_verdicts.jsonl", Verdict)}
-    seen: set[str] = set()
-    for row in ledger_rows(folder / "evaluation_candidates.jsonl", Candidate):
-        if row.prompt_id not in seen:
-            seen.add(row.prompt_id)
-            yield Answer(row.prompt_id, row.text, len(row.token_ids), row.finish, verdicts.get(row.id))
-
-
 def _steps(folder: Path) -> Iterator[Step]:
     """The steps of a training that is done, else those that the trainer has logged so far."""
     done = folder / "training.jsonl"
@@ -133,13 +123,3 @@ def _volume(path: Path) -> Volume:
 def _artefact(path: Path, kind: type[T]) -> Iterator[T]:
     if path.exists():
         yield from read_rows(path, kind)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A plain JSON object, empty when the file is not there."""
-    if not path.exists():
-        return {}
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{path}: not a JSON object ({error}); restore it from a copy") from error

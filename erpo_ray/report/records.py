@@ -66,7 +66,7 @@ class Reviewed:
 class Run:
     """A run directory, finished or going on. Stages stand in order, the base model first.
 
-    `prompts` are those of the evaluation by id; without them `prompts_note` says why. `seconds` is by (stage, phase).
+    `prompts` are those of the evaluation by id. `seconds` is by (stage, phase).
     `judges` holds the judge cards by name, `reviews` what judges disagree about, `config_text` the resolved
     configuration as YAML.
     """
@@ -79,7 +79,6 @@ class Run:
     fingerprint: str
     stages: tuple[Stage, ...]
     prompts: Mapping[str, Prompt]
-    prompts_note: str
     seconds: Mapping[tuple[str, str], float]
     judges: Mapping[str, Any]
     reviews: tuple[Reviewed, ...] = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -119,6 +119,16 @@ def ledger_rows(path: Path, kind: type[T]) -> Iterator[T]:
             if line.row and line.epoch == newest:
                 yield typed(line, kind, path, number)
             number += 1
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """What a JSON file such as `status.json` holds, empty when it is not there."""
+    if not path.exists():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path}: not a JSON object ({error}); restore it from a copy") from error
 
 
 def plain_rows(path: Path, kind: type[T]) -> Iterator[T]:
