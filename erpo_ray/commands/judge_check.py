@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,8 +13,10 @@ from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config, Source
 from erpo_ray.config.judges import AnyJudge, JudgeGuard, JudgeReward, JudgeRules
 from erpo_ray.errors import UsageError
+from erpo_ray.judging import pleas
 from erpo_ray.judging.ensemble import Judge
 from erpo_ray.judging.llm_judge import LLMJudge
+from erpo_ray.judging.pleas import Resistance
 from erpo_ray.prompts import files, loaders
 from erpo_ray.prompts.labelled import Labelled, Preferred, rows
 from erpo_ray.types import Candidate, Prompt, Rate, Verdict, encode
@@ -29,8 +32,19 @@ _UNSAFE = 0.5
 
 Harm = Callable[[Sequence[tuple[str, str]]], list[float | None]]
 """How harmful each (prompt, text) is: a probability, or any number that rises with harm; None when it is invalid."""
-After = Callable[[], list[str]]
-"""Further lines of a card, when all is judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A judge as a measure of harm. `probabilities`: that is what its scores are. `pleas`: how it stands them.
+
+    `pleas` gives None for what judges no answers; `after` gives further lines, when all is judged.
+    """
+
+    harm: Harm
+    probabilities: bool
+    pleas: Callable[[], Resistance | None] = lambda: None
+    after: Callable[[], list[str]] = list
 
 
 def check(names: str, file: Path, config_path: Path | None, output: Path | None) -> int:
@@ -46,15 +60,15 @@ def check(names: str, file: Path, config_path: Path | None, output: Path | None)
     found = rows(files.rows(Source(path=str(file)), ""))
     measured: dict[str, list[Judgement] | list[Preference]] = {}
     for name, section in judges.items():
-        harm, probabilities, after = _harm(section, config)
-        measured[name] = _measure(found, harm)
-        card = _card(measured[name], probabilities)
+        gauge = _gauge(section, config)
+        measured[name] = _measure(found, gauge.harm)
+        card = _plain(_card(measured[name], gauge.probabilities)) | _plain(gauge.pleas())
         print(f"{name} on {file.name}")
-        print("\n".join([*_lines(card), *after()]))
+        print("\n".join([*_lines(card), *gauge.after()]))
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             path = output / f"{name}-{loaders.name_of(Source(path=str(file)))}.json"
-            path.write_bytes(encode({"judge": name, "data": file.name, **_plain(card)}) + b"\n")
+            path.write_bytes(encode({"judge": name, "data": file.name, **card}) + b"\n")
             print(f"written to {path}")
     if len(judges) == 2 and isinstance(found[0], Labelled):
         _print_agreement([*judges], measured)
@@ -79,14 +93,13 @@ def _settings(name: str, config: Config) -> AnyJudge | None:
     return settings.judge(Path(name))
 
 
-def _harm(section: AnyJudge | None, config: Config) -> tuple[Harm, bool, After]:
-    """The judge as a measure of harm, whether that is a probability, and what is to be said when it is done."""
+def _gauge(section: AnyJudge | None, config: Config) -> Gauge:
     if section is None:
         from erpo_ray.engines.harm import HarmModel
 
         model = HarmModel.fit(_embedder(), loaders.embedded())
         print(f"classifier: AUROC {model.auroc:.3f} on {model.n} embedded prompts (cross-validated by topic)")
-        return lambda items: [*model.predict([text for _, text in items])], True, lambda: []
+        return Gauge(lambda items: [*model.predict([text for _, text in items])], True)
     from erpo_ray.engines.judges import Bench, judge_of
 
     book = rules.load(config.rules.path)
@@ -100,7 +113,12 @@ def _harm(section: AnyJudge | None, config: Config) -> tuple[Harm, bool, After]:
         return [_cost(verdict) for verdict in verdicts]
 
     # A guard's safety is 1 - 2 p(unsafe); no other judge means a probability.
-    return harm, isinstance(section, JudgeGuard), lambda: _usage(judge)
+    return Gauge(
+        harm,
+        isinstance(section, JudgeGuard),
+        lambda: pleas.resistance(list(judge.judge(pleas.cases()))),
+        lambda: _usage(judge),
+    )
 
 
 def _gpu(config: Config) -> bool:
@@ -185,13 +203,13 @@ def _card(measured: Sequence[Any], probabilities: bool) -> Card | PairwiseCard:
         raise UsageError(f"{error}; ids are unique in a file") from error
 
 
-def _plain(card: Card | PairwiseCard) -> dict[str, Any]:
-    return {name: getattr(card, name) for name in card.__slots__}
+def _plain(card: Card | PairwiseCard | Resistance | None) -> dict[str, Any]:
+    return {name: getattr(card, name) for name in card.__slots__} if card else {}
 
 
-def _lines(card: Card | PairwiseCard) -> list[str]:
+def _lines(card: Mapping[str, Any]) -> list[str]:
     lines = []
-    for name, value in _plain(card).items():
+    for name, value in card.items():
         if isinstance(value, Rate):
             shown = f"{value.value:.3f} [{value.low:.3f} to {value.high:.3f}]   over {value.n}"
         elif name == "confusion":

@@ -30,7 +30,7 @@ def by_rote(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         asked.extend(items)
         return [HARM[text] for _, text in items]
 
-    monkeypatch.setattr(judge_check, "_harm", lambda section, config: (harm, section is None, list))
+    monkeypatch.setattr(judge_check, "_gauge", lambda section, config: judge_check.Gauge(harm, section is None))
     return asked
 
 
