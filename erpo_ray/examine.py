@@ -13,7 +13,7 @@ from typing import Protocol
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.measures import Observation, Observer, SuiteResult, result, row
 from erpo_ray.evaluate.suite import OBSERVATIONS, QUESTIONS, RESULT, SUITE, Question, Suite
-from erpo_ray.explore import Backend, Phase, check_verdicts, sample
+from erpo_ray.explore import Backend, Phase, check_verdicts, prove_judge, sample
 from erpo_ray.rundir import Ledger, RunDir
 from erpo_ray.types import Candidate, Policy, Request, Sampling, Verdict, encode, identity
 
@@ -56,8 +56,8 @@ class Examiner:
     def examine(self, suite: Suite, questions: Sequence[Question]) -> SuiteResult:
         """The suite's measures, from answers sampled now or in an earlier start.
 
-        UsageError when the directory holds the suite with other prompts or settings; RunFailed when too many verdicts
-        failed.
+        UsageError when the directory holds the suite with other prompts or settings; RunFailed when the judge misses a
+        canary or too many of its verdicts failed.
         """
         tokens = suite.max_tokens or self.max_tokens
         with self.run.stage(suite.name) as s:
@@ -66,6 +66,7 @@ class Examiner:
             s.once(QUESTIONS, Question, lambda: questions)
             if not s.sealed:
                 self.run.status("running", stage=suite.name, phase="evaluation")
+                prove_judge(s, self.backend, self.run.id)
             candidates, verdicts = sample(
                 s, self._requests(questions, tokens), self.policy, self.backend, self.run.id, self.phase
             )

@@ -21,6 +21,7 @@ from erpo_ray.config import Config
 from erpo_ray.evaluate import suite as suites
 from erpo_ray.evaluate.measures import Observation, Observer, SuiteResult
 from erpo_ray.examine import Examiner
+from erpo_ray.judging import canaries
 from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
 from erpo_ray.settings import load
 from erpo_ray.types import Candidate, Failure, Request, Verdict, decode
@@ -68,11 +69,13 @@ class Stopped(Rote):
 
 
 class Broken(Rote):
-    """Every verdict is a failure."""
+    """Every verdict but those on canaries is a failure."""
+
+    spared = frozenset(candidate.id for _, candidate in canaries.cases())
 
     def rollouts(self, *arguments: Any, **names: Any) -> Iterator[Candidate | Verdict]:
         for item in super().rollouts(*arguments, **names):
-            if isinstance(item, Verdict):
+            if isinstance(item, Verdict) and item.candidate_id not in self.spared:
                 item = Verdict(item.candidate_id, "rules", failure=Failure("judge_down", "no route"))
             yield item
 
@@ -106,6 +109,7 @@ def test_suites_become_stages_with_all_that_was_asked_said_and_measured(
         assert {path.name for path in stage.iterdir()} == {
             "suite.json",
             "prompts.jsonl",
+            "canaries.jsonl",
             "candidates.jsonl",
             "verdicts.jsonl",
             "observations.jsonl",
@@ -196,6 +200,16 @@ def test_too_many_failed_verdicts_stop_the_suite_and_keep_the_samples(
     assert "6 of 6 verdicts failed" in capsys.readouterr().err
     assert len(bench.candidates(Path("out"), "harmful")) == 6
     assert not Path("out/stages/harmful/result.json").exists()
+
+
+def test_a_judge_that_misses_a_canary_stops_the_suite_before_anything_is_sampled(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Broken, "spared", frozenset())
+    monkeypatch.setattr(launch, "backend_of", lambda config, progress: Broken(config, rules.load()))
+    assert bench.evaluate("--suite", "harmful", "-o", "out") == 1
+    assert "stage harmful: the judge misses cases with known verdicts" in capsys.readouterr().err
+    assert not Path("out/stages/harmful/candidates.jsonl").exists()
 
 
 def test_a_prompt_that_does_not_fit_is_told_before_anything_boots(
