@@ -56,8 +56,8 @@ _ALIKE = 0.95
 _SKEW = 2
 """One label, or one kind of error, gets at most this many times the pairs of its opposite..."""
 _FREE_SHARE = 4
-"""...or this part of `max_pairs` (a quarter), whichever is more. A round about length, which is not there to move the
-line between refusing and answering, takes as many of one kind of error as of the other, or half of that part."""
+"""...or this part of `max_pairs` (a quarter; half of that for errors), whichever is more. A round about length, which is
+not there to move the line between refusing and answering, takes no more of one kind of error than of the other."""
 
 _ERRORS: tuple[PairKind, ...] = ("safety", "over_refusal", "utility")
 _FAULT: dict[PairKind, str] = {
@@ -232,7 +232,7 @@ def _balanced(found: Sequence[tuple[Label, Pair]], max_pairs: int, mixed: bool, 
     harmful, benign = queues["harmful"], queues["benign"]
     free = max(1, max_pairs // _FREE_SHARE)
     if mixed:
-        skew, least = (1, max(1, free // 2)) if prefer_short else (_SKEW, free)
+        skew, least = 1 if prefer_short else _SKEW, max(1, free // 2)
         unsafe, refusing = len(harmful.get("safety", ())), len(benign.get("over_refusal", ()))
         harmful["safety"] = harmful.get("safety", [])[: max(skew * refusing, least)]
         benign["over_refusal"] = benign.get("over_refusal", [])[: max(skew * unsafe, least)]

@@ -212,7 +212,7 @@ def error_groups(harmful: int, benign: int) -> list[Group]:
         (30, 30, 20, {"safety": 10, "over_refusal": 10}),
         (60, 10, 40, {"safety": 20, "over_refusal": 10}),
         (10, 60, 40, {"safety": 10, "over_refusal": 20}),
-        (60, 1, 40, {"safety": 10, "over_refusal": 1}),
+        (60, 1, 40, {"safety": 5, "over_refusal": 1}),
         (60, 0, 40, {"safety": 40}),
     ],
 )
