@@ -56,8 +56,8 @@ _ALIKE = 0.95
 _SKEW = 2
 """One label, or one kind of error, gets at most this many times the pairs of its opposite..."""
 _FREE_SHARE = 4
-"""...or this part of `max_pairs` (a quarter; half of that for errors), whichever is more. A round about length, which is
-not there to move the line between refusing and answering, takes no more of one kind of error than of the other."""
+"""...or this part of `max_pairs` (a quarter; half of that for errors), whichever is more. A round about length, which
+is not there to move the line between refusing and answering, takes no more of one kind of error than of the other."""
 
 _ERRORS: tuple[PairKind, ...] = ("safety", "over_refusal", "utility")
 _FAULT: dict[PairKind, str] = {
