@@ -218,6 +218,8 @@ def _pair(group: Group, chosen: _Item, rejected: _Item, kind: PairKind) -> Pair:
         weight=1.0,
         kind=kind,
         reason=f"rejected: {fault}; tokens {chosen.scores.length} over {rejected.scores.length}",
+        # A refusal is shorter than an answer: charged for length in pairs of errors too, a policy learns to refuse.
+        length_weight=float(kind == "length"),
     )
 
 

@@ -146,7 +146,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Chosen over rejected, in token ids. `prefix_ids` is shared assistant text that carries no loss."""
+    """Chosen over rejected, in token ids. `prefix_ids` is shared assistant text that carries no loss.
+
+    `weight` is a factor on the preference term, `length_weight` one on the length term inside it.
+    """
 
     id: str
     prompt_id: str
@@ -157,6 +160,7 @@ class Pair:
     weight: float
     kind: PairKind
     reason: str
+    length_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +175,8 @@ class LeftOut:
 class Objective:
     """What a prefer stage minimises, as data; the trainer knows no method.
 
-    loss = -w log sigmoid(beta * margin + gamma * (|chosen| - |rejected|)) + nll * (-log p(chosen) / |chosen|),
-    margin = log-ratio(chosen) - log-ratio(rejected) against the reference.
+    loss = -w log sigmoid(beta * margin + gamma * v * (|chosen| - |rejected|)) + nll * (-log p(chosen) / |chosen|),
+    margin = log-ratio(chosen) - log-ratio(rejected) against the reference; w and v are the pair's weights.
     A shorter chosen side leaves more to learn, a longer one less: what a reward that charges gamma a token derives to.
     Sources: DPO (Rafailov et al. 2023), R-DPO length term (Park et al. 2024), NLL anchor (Iterative RPO,
     Pang et al. 2024).

@@ -57,6 +57,7 @@ class PreferTrainer(fit.TokenExact, DPOTrainer):
             chosen_tokens,
             rejected_tokens,
             inputs["weight"],
+            inputs["length_weight"],
             self.objective,
         )
         if self.starts_at_reference and self.state.global_step == 0:
@@ -149,7 +150,8 @@ def _reference(model: PreTrainedModel, rows: Sequence[Sequences], training: Trai
 def _columns(rows: Sequence[Sequences], reference: Sequence[Logps]) -> Dataset:
     return Dataset.from_list(
         [
-            {"context": row.context, "chosen": row.completions[0], "rejected": row.completions[1], "weight": row.weight}
+            {"context": row.context, "chosen": row.completions[0], "rejected": row.completions[1]}
+            | {"weight": row.weight, "length_weight": row.length_weight}
             | {"ref_chosen": chosen, "ref_rejected": rejected}
             for row, (chosen, rejected) in zip(rows, reference, strict=True)
         ]
@@ -157,7 +159,7 @@ def _columns(rows: Sequence[Sequences], reference: Sequence[Logps]) -> Dataset:
 
 
 def _collate(found: list[dict[str, Any]]) -> Batch:
-    """All chosen rows, then all rejected ones, and one number a pair in `weight`, `ref_chosen`, `ref_rejected`."""
+    """All chosen rows, then all rejected ones, and one number a pair in each of the scalars."""
     batch = collate([(pair["context"], pair[side]) for side in ("chosen", "rejected") for pair in found])
-    scalars = ("weight", "ref_chosen", "ref_rejected")
+    scalars = ("weight", "length_weight", "ref_chosen", "ref_rejected")
     return batch | {name: torch.tensor([pair[name] for pair in found], dtype=torch.float32) for name in scalars}

@@ -30,12 +30,14 @@ def preference(
     chosen_tokens: Tensor,
     rejected_tokens: Tensor,
     weights: Tensor,
+    length_weights: Tensor,
     objective: Objective,
 ) -> Preference:
     """The loss that `Objective` describes, averaged over the pairs.
 
     chosen, rejected, reference_*: summed log-probability of each completion, float32, shape (pairs,).
-    *_tokens: their lengths in tokens. weights: one factor a pair on the preference term, not on the anchor.
+    *_tokens: their lengths in tokens. weights: one factor a pair on the preference term, not on the anchor;
+    length_weights: one on the length term.
 
     `margin` is beta * (log-ratio of chosen - log-ratio of rejected): 0 when policy and reference agree, where the
     preference term is ln 2. The length term adds gamma * (|chosen| - |rejected|) inside the sigmoid, with the sign that
@@ -43,7 +45,7 @@ def preference(
     learn, a longer one less.
     """
     margin = objective.beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
-    shift = objective.gamma * (chosen_tokens - rejected_tokens)
+    shift = objective.gamma * length_weights * (chosen_tokens - rejected_tokens)
     sigmoid = -F.logsigmoid(margin + shift)
     nll = -chosen / chosen_tokens
     loss = (weights * sigmoid + objective.nll * nll).mean()

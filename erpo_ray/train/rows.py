@@ -24,6 +24,7 @@ class Sequences:
     context: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
     weight: float = 1.0
+    length_weight: float = 1.0
     token_weights: tuple[float, ...] = ()
     """Loss weight of each token of the only completion; empty: 1 each."""
 
@@ -65,6 +66,7 @@ def pairs(rows: Iterable[Any], max_length: int) -> list[Sequences]:
             _ids(row, "prompt_ids") + _ids(row, "prefix_ids"),
             (_ids(row, "chosen_ids"), _ids(row, "rejected_ids")),
             float(_get(row, "weight")),
+            float(_get(row, "length_weight")),
         )
         for row in rows
     ]
@@ -126,7 +128,11 @@ def micro_batch(batch_size: int, micro_batch_size: int, workers: int) -> tuple[i
 def fingerprint(rows: Sequence[Sequences]) -> str:
     """A short hash of the rows: a checkpoint of other rows is not continued."""
     return identity(
-        *(part for row in rows for part in (row.id, row.context, row.completions, row.weight, row.token_weights))
+        *(
+            part
+            for row in rows
+            for part in (row.id, row.context, row.completions, row.weight, row.length_weight, row.token_weights)
+        )
     )
 
 

@@ -12,8 +12,9 @@ from erpo_ray.train.losses import preference, target_logps
 from erpo_ray.types import Objective
 
 
-def terms(chosen, rejected, objective, reference=(0.0, 0.0), tokens=(10, 10), weight=1.0):
-    numbers = [torch.tensor([float(value)]) for value in (chosen, rejected, *reference, *tokens, weight)]
+def terms(chosen, rejected, objective, reference=(0.0, 0.0), tokens=(10, 10), weight=1.0, length_weight=1.0):
+    values = (chosen, rejected, *reference, *tokens, weight, length_weight)
+    numbers = [torch.tensor([float(value)]) for value in values]
     return preference(*numbers, objective)
 
 
@@ -34,6 +35,13 @@ def test_the_loss_is_the_formula() -> None:
     assert found.nll.item() == pytest.approx(1.5)
 
 
+def test_the_length_term_has_a_weight_of_its_own() -> None:
+    half = terms(-6, -5, Objective(beta=0.5, gamma=0.1), tokens=(4, 10), length_weight=0.5)
+    assert half.loss.item() == pytest.approx(math.log1p(math.exp(0.5 + 0.05 * 6)), rel=1e-6)
+    none = terms(-6, -5, Objective(beta=0.5, gamma=0.1), tokens=(4, 10), length_weight=0.0)
+    assert none.loss.item() == pytest.approx(math.log1p(math.exp(0.5)), rel=1e-6)
+
+
 def test_swapping_the_sides_flips_the_margin() -> None:
     forth = terms(-6, -5, Objective(beta=0.5), reference=(-8, -4))
     back = terms(-5, -6, Objective(beta=0.5), reference=(-4, -8))
@@ -46,7 +54,8 @@ def test_the_length_term_pushes_towards_the_shorter_side(tokens: tuple[int, int]
         chosen = torch.tensor([-5.0], requires_grad=True)
         still = torch.tensor([-5.0])
         lengths = (torch.tensor([length]) for length in tokens)
-        preference(chosen, still, still, still, *lengths, torch.ones(1), Objective(0.1, gamma)).loss.backward()
+        ones = torch.ones(1)
+        preference(chosen, still, still, still, *lengths, ones, ones, Objective(0.1, gamma)).loss.backward()
         assert chosen.grad is not None
         return -chosen.grad.item()
 
@@ -57,7 +66,7 @@ def test_a_pair_without_weight_has_no_preference_gradient() -> None:
     chosen = torch.tensor([-5.0], requires_grad=True)
     other = torch.tensor([-4.0])
     lengths = (torch.tensor([5]), torch.tensor([5]))
-    preference(chosen, other, other, other, *lengths, torch.zeros(1), Objective(0.1)).loss.backward()
+    preference(chosen, other, other, other, *lengths, torch.zeros(1), torch.ones(1), Objective(0.1)).loss.backward()
     assert chosen.grad is not None and chosen.grad.item() == 0
 
 
