@@ -124,6 +124,7 @@ def test_several_pairs_a_prompt_are_of_different_kinds() -> None:
     assert [pair.kind for pair in pairs(group(HARMFUL, *rows))] == ["safety"]
     rounds = pairs(group(HARMFUL, *rows), config=config.model_copy(update={"pairs_per_prompt": 2}), short=True)
     assert {pair.kind for pair in rounds} == {"safety", "length"}
+    assert {pair.kind: pair.length_weight for pair in rounds} == {"safety": 0.0, "length": 1.0}
 
 
 def test_the_cap_binds_length_pairs_only() -> None:
