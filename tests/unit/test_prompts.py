@@ -76,10 +76,8 @@ def test_topics_are_whole_in_one_split_and_evaluation_is_a_fifth() -> None:
     for row in seed_rows():
         splits.setdefault((row["category"], row["topic"]), set()).add(row["split"])
     assert all(len(found) == 1 for found in splits.values())
-    topics = Counter(category for category, _ in splits)
     held = Counter(category for (category, _), found in splits.items() if found == {"evaluate"})
-    assert set(topics) == {*RISKS, "general"}
-    assert all(0.19 < held[category] / topics[category] < 0.24 for category in topics)
+    assert held == {**dict.fromkeys(RISKS, 5), "violence": 6, "general": 6}
 
 
 def test_no_evaluation_prompt_resembles_a_training_prompt() -> None:
