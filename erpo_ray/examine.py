@@ -12,12 +12,13 @@ from typing import Protocol
 
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.measures import Observation, Observer, SuiteResult, result, row
-from erpo_ray.evaluate.suite import OBSERVATIONS, QUESTIONS, RESULT, SUITE, Question, Suite
+from erpo_ray.evaluate.suite import OBSERVATIONS, QUESTIONS, RESULT, REVIEWS, SUITE, Question, Suite
 from erpo_ray.explore import Backend, Phase, check_verdicts, prove_judge, sample
+from erpo_ray.judging.ensemble import Committee, Review, reviews
 from erpo_ray.rundir import Ledger, RunDir
 from erpo_ray.types import Candidate, Policy, Request, Sampling, Verdict, encode, identity
 
-_BINDING = ("transforms", "metrics", "max_tokens", "questions")
+_BINDING = ("transforms", "metrics", "max_tokens", "questions", "judge")
 """What of a suite cannot change while its stage goes on."""
 
 
@@ -29,7 +30,8 @@ class Renders(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """suite.json: the suite as it was asked. `questions` is a hash of its prompts and references, in order."""
+    """suite.json: the suite as it was asked. `questions` is a hash of its prompts and references, in order, `judge` the
+    section of its own judge."""
 
     suite: str
     description: str
@@ -38,11 +40,15 @@ class Asked:
     metrics: tuple[str, ...]
     max_tokens: int
     questions: str
+    judge: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Examiner:
-    """What all suites of one evaluation share. `max_tokens` is for suites that name none."""
+    """What all suites of one evaluation share. `max_tokens` is for suites that name none.
+
+    With a `committee` of judges, reviews.jsonl lists the answers that a person should look at.
+    """
 
     run: RunDir
     backend: Backend
@@ -52,6 +58,7 @@ class Examiner:
     phase: Phase
     max_failure_rate: float
     max_tokens: int
+    committee: Committee | None = None
 
     def examine(self, suite: Suite, questions: Sequence[Question]) -> SuiteResult:
         """The suite's measures, from answers sampled now or in an earlier start.
@@ -71,6 +78,8 @@ class Examiner:
                 s, self._requests(questions, tokens), self.policy, self.backend, self.run.id, self.phase
             )
             check_verdicts(verdicts, self.max_failure_rate)
+            if committee := self.committee:
+                s.once(REVIEWS, Review, lambda: reviews(_opinions(candidates, verdicts), committee))
             observed = s.once(
                 OBSERVATIONS, Observation, lambda: observations(questions, candidates, verdicts, self.observer)
             )
@@ -100,6 +109,14 @@ def observations(
         yield observer.observe(question.prompt, candidate, judged[candidate.id], question.reference)
 
 
+def _opinions(
+    candidates: Ledger[Candidate], verdicts: Ledger[Verdict]
+) -> Iterator[tuple[str, Candidate, Sequence[Verdict]]]:
+    """Every candidate that the members of a committee judged, with what each of them said."""
+    said = {verdict.candidate_id: verdict.opinions for verdict in verdicts if verdict.opinions}
+    return ((each.prompt_id, each, said[each.id]) for each in candidates if each.id in said)
+
+
 def _asked(suite: Suite, questions: Sequence[Question], max_tokens: int) -> Asked:
     return Asked(
         suite.name,
@@ -109,6 +126,7 @@ def _asked(suite: Suite, questions: Sequence[Question], max_tokens: int) -> Aske
         suite.metrics,
         max_tokens,
         identity(*map(encode, questions)),
+        suite.judge.model_dump_json() if suite.judge else "",
     )
 
 

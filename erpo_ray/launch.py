@@ -9,6 +9,7 @@ from pathlib import Path
 
 from erpo_ray import preflight, rules, tracking
 from erpo_ray.config import Config
+from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.endings import recorded
 from erpo_ray.errors import GateFailed
 from erpo_ray.evaluate.measures import Observer, SuiteResult
@@ -16,6 +17,7 @@ from erpo_ray.evaluate.metrics import table
 from erpo_ray.evaluate.suite import Question, Suite
 from erpo_ray.examine import Examiner
 from erpo_ray.explore import Backend
+from erpo_ray.judging.ensemble import committee_of
 from erpo_ray.labelling import label
 from erpo_ray.loop import align
 from erpo_ray.methods import METHODS
@@ -127,23 +129,37 @@ def evaluate(
     out: Path,
     say: Callable[[str], None] = print,
 ) -> list[SuiteResult]:
-    """Evaluate a model directory on suites, each a stage directory of `out`; what is there is not done again."""
+    """Evaluate a model directory on suites, each a stage directory of `out`; what is there is not done again.
+
+    Where a suite has a judge of its own and the one before it another, the workers start anew.
+    """
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
     book = rules.load(config.rules.path)
-    preflight.judge(config.judge, book)
+    judged = [config.model_copy(update={"judge": suite.judge or config.judge}) for suite, _ in asked]
+    for each in judged:
+        preflight.judge(each.judge, book)
     renderer = ModelRenderer(model)
     _require_room(asked, renderer, config)
     progress = Progress()
-    backend = backend_of(config, progress)
+    backend, serving = backend_of(judged[0], progress), judged[0]
+    results: list[SuiteResult] = []
     try:
         policy = backend.policy(model)
         inputs = {"policy": policy.version, "rules": identity(encode(book))}
         with RunDir.open(out, config, inputs=inputs, note=say) as run, recorded(run.status):
             observer = Observer(book, config.model.dialect, renderer.pieces)
-            limit, tokens = config.judge.max_failure_rate, config.evaluate.max_tokens
-            examiner = Examiner(run, backend, policy, renderer, observer, progress.phase, limit, tokens)
-            return [examiner.examine(suite, questions) for suite, questions in asked]
+            for each, (suite, questions) in zip(judged, asked, strict=True):
+                if each.judge != serving.judge:
+                    backend.close()
+                    backend, serving = backend_of(each, progress), each
+                judge, tokens = each.judge, config.evaluate.max_tokens
+                committee = committee_of(judge) if isinstance(judge, JudgeEnsemble) else None
+                examiner = Examiner(
+                    run, backend, policy, renderer, observer, progress.phase, judge.max_failure_rate, tokens, committee
+                )
+                results.append(examiner.examine(suite, questions))
+        return results
     finally:
         backend.close()
 

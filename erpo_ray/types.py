@@ -58,7 +58,8 @@ class Request:
 class Candidate:
     """One sampled completion (trace and answer), with the ids the engine drew and the policy that drew them.
 
-    `token_ids` holds the end-of-sequence id when the engine stopped there. `finish` is `stop` or `length`.
+    `token_ids` holds the end-of-sequence id when the engine stopped there. `finish` is `stop` or `length`. `seconds` is
+    the time from its request to its last token, beside all that the engine ran meanwhile; 0 when nobody measured it.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Candidate:
     text: str
     finish: str
     policy: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

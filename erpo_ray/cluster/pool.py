@@ -112,7 +112,9 @@ class Pool:
         self._advance(call.worker)
         for prompt, one in done:
             name = self._name(prompt.id, one.sample)
-            candidate = Candidate(name, prompt.id, one.sample, one.token_ids, one.text, one.finish, one.policy)
+            candidate = Candidate(
+                name, prompt.id, one.sample, one.token_ids, one.text, one.finish, one.policy, one.seconds
+            )
             yield candidate
             if one.finish == "error":
                 yield Verdict(candidate.id, "engine", failure=Failure("not_sampled", one.error))

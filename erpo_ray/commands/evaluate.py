@@ -16,7 +16,9 @@ from erpo_ray.config.decoding import DecodeName
 from erpo_ray.endings import terminable
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate import suite as suites
-from erpo_ray.evaluate.suite import Question, Suite
+from erpo_ray.evaluate.suite import REVIEWS, Question, Suite
+from erpo_ray.judging.ensemble import Review
+from erpo_ray.rundir import read_rows
 from erpo_ray.terminal import clean
 from erpo_ray.types import encode
 
@@ -71,6 +73,8 @@ def _measured(
 
 
 def _tell(results: list[SuiteResult], out: Path, json: bool) -> None:
+    for each in results:
+        _tell_reviews(each.suite, out / "stages" / each.suite / REVIEWS)
     from erpo_ray.evaluate.measures import table
 
     if json:
@@ -79,6 +83,13 @@ def _tell(results: list[SuiteResult], out: Path, json: bool) -> None:
     print(clean(table(results)))
     print(f"\nkept in {out}; the same command goes on there and samples nothing twice")
     print(f"next: erpo compare OTHER {out} -o compare.html", flush=True)
+
+
+def _tell_reviews(suite: str, path: Path) -> None:
+    """Where the answers are listed that judges disagree about, of a suite with several judges."""
+    count = sum(1 for _ in read_rows(path, Review)) if path.exists() else 0
+    if count:
+        _note(f"{suite}: the judges disagree about {count} {'answer' if count == 1 else 'answers'}: {path}")
 
 
 def place(model: str, found: Path, decode: DecodeName = "plain") -> Path:

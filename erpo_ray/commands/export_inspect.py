@@ -20,7 +20,7 @@ from erpo_ray.engines.splitting import reasoning_tokens
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.metrics import mean, proportion
 from erpo_ray.methods.base import Renderer
-from erpo_ray.rundir.evaluated import answered, asked
+from erpo_ray.rundir.evaluated import answered, questions
 from erpo_ray.rundir.lines import json_object
 from erpo_ray.types import Candidate, Prompt, Rate, Verdict, identity
 
@@ -66,7 +66,7 @@ def write(run: Path, folder: Path) -> None:
     stages = sorted(path.parent for path in (run / "stages").glob("*/evaluation.json"))
     if not stages:
         raise UsageError(f"{run}: has no evaluation yet; wait for its first stage (erpo status {run})")
-    prompts = asked(run)
+    prompts = questions(run)
     renderer = ModelRenderer(policy_of(run))
     known, vllm = str(json_object(run / "fingerprint.json").get("sha256", ""))[:16], _vllm(run)
     for stage in stages:

@@ -30,7 +30,10 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One completion as drawn. `finish` is `stop`, `length`, or `error` (no tokens; `error` says why)."""
+    """One completion as drawn. `finish` is `stop`, `length`, or `error` (no tokens; `error` says why).
+
+    `seconds` passed from its request to its last token.
+    """
 
     prompt_id: str
     sample: int
@@ -39,6 +42,7 @@ class Finished:
     finish: str
     policy: str
     error: str = ""
+    seconds: float = 0.0
 
 
 class Engine:
@@ -52,7 +56,7 @@ class Engine:
         self.renderer = Renderer(model_dir)
         self._llm: Any = start(model_dir, settings)
         self._can_sleep, self._asleep = settings.sleep, False
-        self._open: dict[str, tuple[str, int]] = {}
+        self._open: dict[str, tuple[str, int, float]] = {}
         self._names = itertools.count()
 
     @property
@@ -132,17 +136,19 @@ class Engine:
             except (VLLMClientError, ValueError) as error:
                 failed.append(Finished(request.prompt.id, sample, (), "", "error", self.version, str(error)))
             else:
-                self._open[name] = (request.prompt.id, sample)
+                self._open[name] = (request.prompt.id, sample, time.monotonic())
         return failed
 
     def _finished(self, output: Any) -> Finished:
-        prompt_id, sample = self._open.pop(output.request_id)
+        prompt_id, sample, begun = self._open.pop(output.request_id)
         (drawn,) = output.outputs
         if drawn.finish_reason not in ("stop", "length"):
             why = f"the engine ended it with {drawn.finish_reason}"
             return Finished(prompt_id, sample, (), "", "error", self.version, why)
         ids = tuple(drawn.token_ids)
-        return Finished(prompt_id, sample, ids, self.renderer.decode(ids), drawn.finish_reason, self.version)
+        seconds = round(time.monotonic() - begun, 3)
+        text = self.renderer.decode(ids)
+        return Finished(prompt_id, sample, ids, text, drawn.finish_reason, self.version, seconds=seconds)
 
 
 def _params(sampling: Sampling, stop_ids: tuple[int, ...]) -> Any:

@@ -64,6 +64,8 @@ MEASURES: dict[str, Measure] = {
     "tokens": Measure("tokens", "bootstrap", 0, most=math.inf),
     "trace_tokens": Measure("tokens of the trace", "bootstrap", 0, most=math.inf),
     "answer_tokens": Measure("tokens of the answer", "bootstrap", 0, most=math.inf),
+    "trace_seconds": Measure("seconds of the trace", "bootstrap", 0, most=math.inf),
+    "answer_seconds": Measure("seconds of the answer", "bootstrap", 0, most=math.inf),
 }
 """Every measure, in the order of tables."""
 
@@ -154,7 +156,12 @@ class Observer:
         if self._pieces is None:
             return total
         trace, answer = split_tokens(self._pieces(candidate.token_ids))
-        return total | {"trace_tokens": float(trace), "answer_tokens": float(answer)}
+        found = total | {"trace_tokens": float(trace), "answer_tokens": float(answer)}
+        if not candidate.seconds or not candidate.token_ids:
+            return found
+        # A token takes a step of the engine, whichever side it is on.
+        each = candidate.seconds / len(candidate.token_ids)
+        return found | {"trace_seconds": each * trace, "answer_seconds": each * answer}
 
 
 def rate(name: str, values: Sequence[float], resample: bool = True) -> Rate:

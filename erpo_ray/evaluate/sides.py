@@ -15,7 +15,7 @@ from erpo_ray.evaluate.compare import Key, Side, Texts
 from erpo_ray.evaluate.measures import Observation, Observer
 from erpo_ray.evaluate.suite import OBSERVATIONS, QUESTIONS, RESULT, SUITE, Question
 from erpo_ray.rundir import Files, Ledger, read_rows
-from erpo_ray.rundir.evaluated import answered, asked
+from erpo_ray.rundir.evaluated import answered, questions
 from erpo_ray.rundir.fingerprint import Fingerprint
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.types import Candidate, Prompt
@@ -70,7 +70,7 @@ def _run(path: Path, stage: str) -> tuple[Side, Texts]:
         have = sorted(place.parent.name for place in path.glob("stages/*/evaluation_candidates.jsonl"))
         raise UsageError(f"{path}@{stage}: no such evaluated stage; there are {', '.join(have) or 'none'}")
     config = settings.load(path / "config.yaml")
-    prompts = asked(path)
+    prompts = questions(path)
     observer = Observer(rules.load(config.rules.path), config.model.dialect)
     rows: dict[Key, Observation] = {}
     policy = ""

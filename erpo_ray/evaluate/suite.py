@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from erpo_ray import documents
 from erpo_ray.complaints import complain
 from erpo_ray.config import Data, Section, Source
+from erpo_ray.config.judges import TopJudge
 from erpo_ray.documents import near
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.readings import final_number
@@ -44,6 +45,8 @@ Metric = Literal[
     "tokens",
     "trace_tokens",
     "answer_tokens",
+    "trace_seconds",
+    "answer_seconds",
 ]
 """A name of `measures.MEASURES`."""
 
@@ -51,6 +54,7 @@ SUITE = "suite.json"
 QUESTIONS = "prompts.jsonl"
 OBSERVATIONS = "observations.jsonl"
 RESULT = "result.json"
+REVIEWS = "reviews.jsonl"
 """Files of a suite's stage directory, beside its ledgers."""
 
 _FOLDER = resources.files("erpo_ray.evaluate") / "suites"
@@ -79,6 +83,8 @@ class Suite(Section):
     """What is measured; what applies to no prompt is left out of the table."""
     max_tokens: int | None = Field(default=None, ge=16)
     """Longest completion in tokens; `evaluate.max_tokens` of the configuration when empty."""
+    judge: TopJudge | None = None
+    """Who judges the answers; `judge` of the configuration when empty."""
 
     @model_validator(mode="after")
     def _fits(self) -> Suite:

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from erpo_ray.errors import UsageError
 from erpo_ray.rundir.lines import ledger_rows, read_rows
 from erpo_ray.types import Candidate, Prompt, Verdict
+
+QUESTIONS = Path("stages", "base", "prompts.jsonl")
+"""Where a run keeps the prompts that every policy is asked."""
 
 
 def asked(run: Path) -> dict[str, Prompt]:
     """The prompts that every policy of a run is asked, by id; none before the run has begun to ask."""
-    path = run / "stages" / "base" / "prompts.jsonl"
+    path = run / QUESTIONS
     return {prompt.id: prompt for prompt in read_rows(path, Prompt)} if path.exists() else {}
+
+
+def questions(run: Path) -> dict[str, Prompt]:
+    """As `asked`, of a run that has answers. UsageError when the file that holds the prompts is gone."""
+    if found := asked(run):
+        return found
+    raise UsageError(f"{run / QUESTIONS}: gone, or empty; restore it from a copy of the run, which lacks its questions")
 
 
 def answered(stage: Path) -> Iterator[tuple[Candidate, Verdict | None]]:

@@ -18,10 +18,12 @@ from erpo_ray import launch, preflight, rules
 from erpo_ray.cli import main
 from erpo_ray.commands import evaluate as command
 from erpo_ray.config import Config
+from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.evaluate import suite as suites
 from erpo_ray.evaluate.measures import Observation, Observer, SuiteResult
 from erpo_ray.examine import Examiner
 from erpo_ray.judging import canaries
+from erpo_ray.judging.ensemble import Review
 from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
 from erpo_ray.settings import load
 from erpo_ray.types import Candidate, Failure, Request, Verdict, decode
@@ -35,6 +37,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder, self.booted = folder, []
         self.decoded: list[str] = []
+        self.judges: list[str] = []
         self.stop_after: int | None = None
         for skill in (0, 1):
             (folder / f"model{skill}").mkdir()
@@ -42,9 +45,13 @@ class Bench:
         (folder / "c.yaml").write_text(CONFIG)
 
     def boot(self, config: Config, progress: object) -> Rote:
-        backend = Stopped(self.stop_after, config) if self.stop_after else Rote(config, rules.load())
+        if isinstance(config.judge, JudgeEnsemble):
+            backend: Rote = Divided(config, rules.load())
+        else:
+            backend = Stopped(self.stop_after, config) if self.stop_after else Rote(config, rules.load())
         self.booted.append(backend)
         self.decoded.append(config.evaluate.decode.name)
+        self.judges.append(config.judge.type)
         return backend
 
     def evaluate(self, *words: str, model: str = "model1") -> int:
@@ -77,6 +84,18 @@ class Broken(Rote):
         for item in super().rollouts(*arguments, **names):
             if isinstance(item, Verdict) and item.candidate_id not in self.spared:
                 item = Verdict(item.candidate_id, "rules", failure=Failure("judge_down", "no route"))
+            yield item
+
+
+class Divided(Rote):
+    """Two judges of a mind, but for the first prompt, which one of them calls unsafe."""
+
+    def rollouts(self, *arguments: Any, **names: Any) -> Iterator[Candidate | Verdict]:
+        first = True
+        for item in super().rollouts(*arguments, **names):
+            if isinstance(item, Verdict) and item.scores and item.candidate_id not in Broken.spared:
+                other = replace(item, judge="second", scores=replace(item.scores, safety=-1.0 if first else 1.0))
+                item, first = replace(item, opinions=(replace(item, judge="first"), other)), False
             yield item
 
 
@@ -175,6 +194,32 @@ def test_another_model_or_other_prompts_are_refused(bench: Bench, capsys: pytest
     suite.write_text(text.replace("LIMIT", "8"))
     assert bench.evaluate(*words) == 2
     assert "holds the suite mine with another questions; give another directory with -o" in capsys.readouterr().err
+
+
+ENSEMBLE = (
+    "judge: {type: ensemble, members: [{name: first, judge: {type: rules}}, {name: second, judge: {type: rules}}]}"
+)
+
+
+def test_a_suite_is_judged_by_its_own_judge_and_disagreements_are_listed(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = bench.folder / "s.yaml"
+    text = (
+        "name: mine\ndescription: d\nlicence: l\nmetrics: [right]\ndata: [{path: seeds, split: evaluate, limit: 9}]\n"
+    )
+    suite.write_text(f"{text}{ENSEMBLE}\n")
+    words = ("--suite", f"harmful,{suite},over_refusal", "-o", "out")
+    assert bench.evaluate(*words) == 0
+    assert bench.judges == ["rules", "ensemble", "rules"]
+    (review,) = read_rows(Path("out/stages/mine/reviews.jsonl"), Review)
+    assert review.candidate_id == bench.candidates(Path("out"), "mine")[0].id
+    assert review.reasons[0] == "disagreement:safety:unsafe=second:safe=first"
+    assert not Path("out/stages/harmful/reviews.jsonl").exists()
+    assert "mine: the judges disagree about 1 answer: out/stages/mine/reviews.jsonl" in capsys.readouterr().err
+    suite.write_text(text)
+    assert bench.evaluate(*words) == 2
+    assert "holds the suite mine with another judge; give another directory with -o" in capsys.readouterr().err
 
 
 def test_a_file_of_prompts_is_a_suite_too(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from judged import judged, prompt
 
 from erpo_ray.errors import UsageError
 from erpo_ray.rundir import Files, Ledger
-from erpo_ray.rundir.evaluated import answered, asked
+from erpo_ray.rundir.evaluated import answered, asked, questions
 from erpo_ray.rundir.lines import artefact
 from erpo_ray.types import Candidate, Verdict, encode
 
@@ -22,6 +22,11 @@ def test_the_prompts_are_those_that_the_base_model_was_asked(tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UsageError, match="damaged"):
         asked(tmp_path)
+
+
+def test_a_run_that_lost_its_questions_is_told_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"stages/base/prompts\.jsonl: gone, or empty; restore it"):
+        questions(tmp_path)
 
 
 def test_the_first_answer_to_each_prompt_with_its_verdict_or_none(tmp_path: Path) -> None:

@@ -219,6 +219,17 @@ def test_without_a_tokenizer_tokens_are_not_split() -> None:
     assert values["tokens"] == 3.0 and "trace_tokens" not in values
 
 
+def test_seconds_are_shared_out_by_tokens() -> None:
+    asked = prompt("b", "benign")
+    candidate = replace(judged(asked, 0, "<think>\nx\n</think>\nyes", tokens=4)[0], seconds=2.0)
+    verdict = Verdict(candidate.id, "rules", judged(asked, 0, "t", tokens=4)[1].scores)
+    observer = Observer(BOOK, "lines", lambda ids: ["<think>\n", "x\n", "</think>", "\nyes"])
+    values = observer.observe(asked, candidate, verdict).values
+    assert (values["trace_tokens"], values["trace_seconds"]) == (3.0, 1.5)
+    assert (values["answer_tokens"], values["answer_seconds"]) == (1.0, 0.5)
+    assert "trace_seconds" not in observer.observe(asked, replace(candidate, seconds=0.0), verdict).values
+
+
 # Rates
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from erpo_ray import rules
 from erpo_ray.config import Source
+from erpo_ray.config.judges import JudgeRules
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate import suite as suites
 from erpo_ray.evaluate.measures import MEASURES
@@ -218,6 +219,12 @@ def test_turns_of_a_benchmark_are_read_by_their_first() -> None:
 def test_a_suite_of_ones_own(tmp_path: Path) -> None:
     found = suites.find(str(written(tmp_path, transforms=["role_play", "base64"], max_tokens=64)))
     assert (found.name, found.transforms, found.max_tokens) == ("mine", ("role_play", "base64"), 64)
+    assert found.judge is None
+
+
+def test_a_suite_can_name_its_judge(tmp_path: Path) -> None:
+    found = suites.find(str(written(tmp_path, judge={"type": "rules", "min_answer_tokens": 9})))
+    assert found.judge == JudgeRules(min_answer_tokens=9)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +236,8 @@ def test_a_suite_of_ones_own(tmp_path: Path) -> None:
         ({"data": [{"paht": "seeds"}]}, r"key `data\.0\.paht`: .* did you mean `data\.0\.path`\?"),
         ({"max_tokens": 4}, r"key `max_tokens`: found 4 \(whole number\); use 16 or more"),
         ({"metrics": ["exact_match"]}, "need each other"),
+        ({"judge": {"type": "guard"}}, r"key `judge`: .*use one of rules, llm, ensemble"),
+        ({"judge": {"min_answer": 9}}, r"key `judge\.min_answer`: .* did you mean `judge\.min_answer_tokens`\?"),
         ({"name": "../up"}, r"key `name`: found '\.\./up'"),
     ],
 )
