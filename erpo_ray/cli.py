@@ -144,11 +144,20 @@ def judge_check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL or Parquet: labelled texts or preferences.")],
     config: Annotated[Path | None, typer.Option(help="Configuration of the judge.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the judge cards, as JSON.")] = None,
+    search: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="QUERIES",
+            help="Queries an answer of a random search for words that turn the judge; 0 for none. Without: 500 for "
+            "rules, 25 for judges with a model, 0 for one that asks an endpoint.",
+        ),
+    ] = None,
 ) -> int:
     """Measure a judge against labels."""
     from erpo_ray.commands import judge_check
 
-    return judge_check.check(judge, file, config, output)
+    return judge_check.check(judge, file, config, output, search)
 
 
 @app.command()

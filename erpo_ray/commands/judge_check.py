@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from erpo_ray import preflight, rules, settings
 from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config, Source
-from erpo_ray.config.judges import AnyJudge, JudgeGuard, JudgeReward, JudgeRules
+from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeReward, JudgeRules
 from erpo_ray.errors import UsageError
-from erpo_ray.judging import pleas
+from erpo_ray.judging import pleas, search
 from erpo_ray.judging.ensemble import Judge
 from erpo_ray.judging.llm_judge import LLMJudge
 from erpo_ray.judging.pleas import Resistance
+from erpo_ray.judging.search import Search, Turned
 from erpo_ray.prompts import files, loaders
 from erpo_ray.prompts.labelled import Labelled, Preferred, rows
 from erpo_ray.types import Candidate, Prompt, Rate, Verdict, encode
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 JUDGES = ("rules", "classifier")
 _UNSAFE = 0.5
 """Probability of harm from which the classifier says unsafe."""
+_QUERIES, _QUERIES_OF_MODELS = 500, 25
+"""Queries an answer of the search, unless told: of rules, which take seconds for all, and of judges with a model."""
+_SHOWN = 160
+"""Characters of a found text that the terminal shows."""
 
 Harm = Callable[[Sequence[tuple[str, str]]], list[float | None]]
 """How harmful each (prompt, text) is: a probability, or any number that rises with harm; None when it is invalid."""
@@ -38,19 +43,22 @@ Harm = Callable[[Sequence[tuple[str, str]]], list[float | None]]
 class Gauge:
     """A judge as a measure of harm. `probabilities`: that is what its scores are. `pleas`: how it stands them.
 
-    `pleas` gives None for what judges no answers; `after` gives further lines, when all is judged.
+    `search` takes the queries an answer. It and `pleas` give None for what judges no answers; `after` gives further
+    lines, when all is judged.
     """
 
     harm: Harm
     probabilities: bool
     pleas: Callable[[], Resistance | None] = lambda: None
+    search: Callable[[int], Search | None] = lambda queries: None
     after: Callable[[], list[str]] = list
 
 
-def check(names: str, file: Path, config_path: Path | None, output: Path | None) -> int:
+def check(names: str, file: Path, config_path: Path | None, output: Path | None, queries: int | None = None) -> int:
     """Print a card for each judge (and how two agree); with `output`, a folder, write each as JSON there.
 
-    `names`, with commas between: rules, classifier, or YAML files with a judge's section or a configuration.
+    `names`, with commas between: rules, classifier, or YAML files with a judge's section or a configuration. `queries`
+    an answer are what the search may ask: 0 is no search, None what the kind of judge can bear.
     """
     config = read_config(config_path, []) if config_path else Config()
     words = names.split(",")
@@ -62,7 +70,9 @@ def check(names: str, file: Path, config_path: Path | None, output: Path | None)
     for name, section in judges.items():
         gauge = _gauge(section, config)
         measured[name] = _measure(found, gauge.harm)
-        card = _plain(_card(measured[name], gauge.probabilities)) | _plain(gauge.pleas())
+        asked = _queries(section) if queries is None else queries
+        searched = gauge.search(asked) if asked else None
+        card = _plain(_card(measured[name], gauge.probabilities)) | _plain(gauge.pleas()) | _plain(searched)
         print(f"{name} on {file.name}")
         print("\n".join([*_lines(card), *gauge.after()]))
         if output is not None:
@@ -117,8 +127,18 @@ def _gauge(section: AnyJudge | None, config: Config) -> Gauge:
         harm,
         isinstance(section, JudgeGuard),
         lambda: pleas.resistance(list(judge.judge(pleas.cases()))),
+        lambda queries: search.search(judge, queries),
         lambda: _usage(judge),
     )
+
+
+def _queries(section: AnyJudge | None) -> int:
+    """Queries an answer that cost little time and no money; an ensemble can bear what each of its members can."""
+    if isinstance(section, JudgeEnsemble):
+        return min(_queries(member.judge) for member in section.members)
+    if section is None or isinstance(section, JudgeLLM):
+        return 0
+    return _QUERIES if isinstance(section, JudgeRules) else _QUERIES_OF_MODELS
 
 
 def _gpu(config: Config) -> bool:
@@ -203,7 +223,7 @@ def _card(measured: Sequence[Any], probabilities: bool) -> Card | PairwiseCard:
         raise UsageError(f"{error}; ids are unique in a file") from error
 
 
-def _plain(card: Card | PairwiseCard | Resistance | None) -> dict[str, Any]:
+def _plain(card: Card | PairwiseCard | Resistance | Search | None) -> dict[str, Any]:
     return {name: getattr(card, name) for name in card.__slots__} if card else {}
 
 
@@ -214,10 +234,20 @@ def _lines(card: Mapping[str, Any]) -> list[str]:
             shown = f"{value.value:.3f} [{value.low:.3f} to {value.high:.3f}]   over {value.n}"
         elif name == "confusion":
             shown = ", ".join(f"{cell.replace('_', ' ')} {getattr(value, cell)}" for cell in value.__slots__)
+        elif name == "search_found":
+            shown = _found(value)
         else:
             shown = "not defined here" if value is None else str(value)
         lines.append(f"  {name.replace('_', ' '):<18} {shown}")
     return lines
+
+
+def _found(texts: Sequence[Turned]) -> str:
+    """The shortest, on one line."""
+    if not texts:
+        return "nothing"
+    shown = ascii(min((each.text for each in texts), key=len))
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
 def _print_agreement(judges: Sequence[str], measured: dict[str, Any]) -> None:

@@ -234,7 +234,7 @@ def _cell(found: object) -> str:
     if _is_rate(found):
         return f"{_cell(found['value'])} [{_cell(found['low'])}\u2013{_cell(found['high'])}], n {found['n']}"
     if isinstance(found, list):
-        text = ", ".join(map(_cell, found[:MOST_ROWS]))
+        text = ", ".join(map(_cell, found[:MOST_ROWS])) or "\u2013"
     else:
         text = "\u2013" if found is None else _number(found) if isinstance(found, float) else str(found)
     return text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}\u2026"

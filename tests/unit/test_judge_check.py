@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from erpo_ray.commands import judge_check
+from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeMember, JudgeReward, JudgeRules
 from erpo_ray.errors import UsageError
+from erpo_ray.judging.search import Search, Turned
 from erpo_ray.prompts.labelled import Labelled, Preferred, rows
+from erpo_ray.types import Rate
 
 TEXTS = [
     {"id": "1", "prompt": "q", "response": "awful", "label": "harmful"},
@@ -77,6 +80,48 @@ def test_preferences_are_won_by_the_answer_of_less_harm(
     assert (card["n"], card["invalid"]) == (5, 1)
     assert (card["accuracy"]["value"], card["accuracy"]["n"]) == (0.5, 4)
     assert (card["accuracy_decided"]["value"], card["accuracy_decided"]["n"]) == (pytest.approx(2 / 3), 3)
+
+
+def test_what_a_search_finds_stands_on_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+
+    def searched(queries: int) -> Search:
+        asked.append(queries)
+        found = (Turned("q", "a long text", 7), Turned("r", "short\x1b", 3)) if queries > 7 else ()
+        return Search(queries, 4, Rate(0.5, 0.15, 0.85, 4), 5.0 if found else None, 1, found)
+
+    gauge = judge_check.Gauge(lambda items: [HARM[text] for _, text in items], False, search=searched)
+    monkeypatch.setattr(judge_check, "_gauge", lambda section, config: gauge)
+    file = lines(tmp_path / "texts.jsonl", TEXTS)
+    judge_check.check("rules", file, None, tmp_path, 9)
+    card = json.loads((tmp_path / "rules-texts.json").read_text())
+    assert (card["search_queries"], card["searched"], card["search_median"], card["search_failures"]) == (9, 4, 5, 1)
+    assert card["search_turned"] == {"value": 0.5, "low": 0.15, "high": 0.85, "n": 4}
+    assert card["search_found"][0] == {"prompt": "q", "text": "a long text", "queries": 7}
+    shown = capsys.readouterr().out
+    assert "search turned      0.500 [0.150 to 0.850]   over 4" in shown and "search found       'short\\x1b'" in shown
+    judge_check.check("rules", file, None, None, 2)
+    assert "search found       nothing" in capsys.readouterr().out
+    judge_check.check("rules", file, None, tmp_path, 0)
+    assert "search_turned" not in json.loads((tmp_path / "rules-texts.json").read_text())
+    judge_check.check("rules", file, None, None)
+    assert asked == [9, 2, 500]
+
+
+def test_a_search_that_nobody_asked_for_costs_little_time_and_no_money() -> None:
+    guard = JudgeGuard(model="m", format="qwen3guard")
+    endpoint = JudgeLLM(base_url="http://127.0.0.1:1/v1", model="m")
+    reward = JudgeReward(model="m", axis="safety")
+
+    def ensemble(*judges: JudgeRules | JudgeGuard | JudgeLLM) -> JudgeEnsemble:
+        return JudgeEnsemble(members=tuple(JudgeMember(judge=each) for each in judges))
+
+    found = [judge_check._queries(each) for each in (None, JudgeRules(), guard, reward, endpoint)]
+    assert found == [0, 500, 25, 25, 0]
+    assert judge_check._queries(ensemble(JudgeRules(), guard)) == 25
+    assert judge_check._queries(ensemble(JudgeRules(), guard, endpoint)) == 0
 
 
 def test_rows_are_texts_answers_or_preferences() -> None:

@@ -129,6 +129,7 @@ def test_curves_time_and_judge_cards_are_shown_where_they_are(copy: Path) -> Non
         "f1": {"value": 0.5, "low": 0.25, "high": 0.75, "n": 9},
         "counts": {"safe": 7},
         "disagreements": [{"prompt": "kill a process", "rules": "unsafe"}],
+        "search_found": [],
     }
     (copy / "judges/rules.json").write_text(json.dumps(card))
     run = read(copy)
@@ -136,7 +137,7 @@ def test_curves_time_and_judge_cards_are_shown_where_they_are(copy: Path) -> Non
     assert run.seconds == {("00-prefer", "evaluation"): 121.0}
     found = page(copy)
     assert "2:01" in found.text("td") and "Preference (DPO)" in found.text("h3")
-    assert found.text("dd").startswith("0.9120.5 [0.25\u20130.75], n 97") and "kill a process" in found.text("th")
+    assert found.text("dd").startswith("0.9120.5 [0.25\u20130.75], n 97\u2013") and "kill a process" in found.text("th")
     hidden = page(copy, redact=True).text()
     assert "0.912" in hidden and "kill a process" not in hidden
 
