@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,20 +30,24 @@ JUDGES = ("rules", "classifier")
 _UNSAFE = 0.5
 """Probability of harm from which the classifier says unsafe."""
 
-Harm = Callable[[Sequence[tuple[str, str]]], list[float | None]]
-"""How harmful each (prompt, text) is: a probability, or any number that rises with harm; None when it is invalid."""
+Texts = Sequence[tuple[str, str]]
+"""Each a prompt (empty where there is none) and the text to judge."""
+Harm = list[float | None]
+"""How harmful each text is: a probability, or any number that rises with harm; None when it is invalid."""
+
+JudgeAll = Callable[[Sequence[tuple[Prompt, Candidate]]], Sequence[Verdict]]
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A judge as a measure of harm. `probabilities`: that is what its scores are. `pleas`: how it stands them.
+    """A judge as a measure of harm. `probabilities`: that is what its scores are.
 
-    `pleas` gives None for what judges no answers; `after` gives further lines, when all is judged.
+    `measure` also says how it stands pleas, None for what judges no answers; `after` gives further lines, when all is
+    judged.
     """
 
-    harm: Harm
+    measure: Callable[[Texts], tuple[Harm, Resistance | None]]
     probabilities: bool
-    pleas: Callable[[], Resistance | None] = lambda: None
     after: Callable[[], list[str]] = list
 
 
@@ -61,8 +65,9 @@ def check(names: str, file: Path, config_path: Path | None, output: Path | None)
     measured: dict[str, list[Judgement] | list[Preference]] = {}
     for name, section in judges.items():
         gauge = _gauge(section, config)
-        measured[name] = _measure(found, gauge.harm)
-        card = _plain(_card(measured[name], gauge.probabilities)) | _plain(gauge.pleas())
+        scores, resistance = gauge.measure(_texts(found))
+        measured[name] = _measured(found, scores)
+        card = _plain(_card(measured[name], gauge.probabilities)) | _plain(resistance)
         print(f"{name} on {file.name}")
         print("\n".join([*_lines(card), *gauge.after()]))
         if output is not None:
@@ -99,26 +104,28 @@ def _gauge(section: AnyJudge | None, config: Config) -> Gauge:
 
         model = HarmModel.fit(_embedder(), loaders.embedded())
         print(f"classifier: AUROC {model.auroc:.3f} on {model.n} embedded prompts (cross-validated by topic)")
-        return Gauge(lambda items: [*model.predict([text for _, text in items])], True)
-    from erpo_ray.engines.judges import Bench, judge_of
+        return Gauge(lambda texts: ([*model.predict([text for _, text in texts])], None), True)
+    from erpo_ray.engines.judges import Bench, has_model, judge_of
 
     book = rules.load(config.rules.path)
     preflight.judge(section, book)
     if isinstance(section, JudgeReward) and section.axis != "safety":
         raise UsageError("a reward_model of utility says nothing of harm; check one with `axis: safety`")
-    judge = judge_of(section, Bench(book, config.model.dialect, _gpu(config)))
-
-    def harm(items: Sequence[tuple[str, str]]) -> list[float | None]:
-        verdicts = judge.judge([_answer(prompt or text, text, n) for n, (prompt, text) in enumerate(items)])
-        return [_cost(verdict) for verdict in verdicts]
-
     # A guard's safety is 1 - 2 p(unsafe); no other judge means a probability.
-    return Gauge(
-        harm,
-        isinstance(section, JudgeGuard),
-        lambda: pleas.resistance(list(judge.judge(pleas.cases()))),
-        lambda: _usage(judge),
-    )
+    probabilities = isinstance(section, JudgeGuard)
+    if has_model(section) and config.backend == "ray":
+        from erpo_ray.cluster import scoring
+
+        return Gauge(partial(_measure, lambda items: scoring.verdicts(config, section, items)), probabilities)
+    judge = judge_of(section, Bench(book, config.model.dialect, _gpu(config)))
+    return Gauge(partial(_measure, judge.judge), probabilities, lambda: _usage(judge))
+
+
+def _measure(judge: JudgeAll, texts: Texts) -> tuple[Harm, Resistance]:
+    """Texts and pleas go to the judge together: it may be loaded for them anew."""
+    answers = [_answer(prompt or text, text, n) for n, (prompt, text) in enumerate(texts)]
+    verdicts = judge([*answers, *pleas.cases()])
+    return [_cost(verdict) for verdict in verdicts[: len(answers)]], pleas.resistance(verdicts[len(answers) :])
 
 
 def _gpu(config: Config) -> bool:
@@ -160,20 +167,28 @@ def _answer(prompt: str, text: str, number: int) -> tuple[Prompt, Candidate]:
     return Prompt(str(number), prompt, "harmful"), Candidate("", str(number), 0, (0,), text, "stop", "")
 
 
-def _measure(found: list[Labelled] | list[Preferred], harm: Harm) -> list[Judgement] | list[Preference]:
+def _texts(found: list[Labelled] | list[Preferred]) -> list[tuple[str, str]]:
+    """What is judged: of preferences all that are preferred, then all that are not."""
+    pairs = [row for row in found if isinstance(row, Preferred)]
+    return [
+        *((row.prompt, row.text) for row in found if isinstance(row, Labelled)),
+        *((row.prompt, row.preferred) for row in pairs),
+        *((row.prompt, row.rejected) for row in pairs),
+    ]
+
+
+def _measured(found: list[Labelled] | list[Preferred], scores: Harm) -> list[Judgement] | list[Preference]:
+    """The rows with the scores of their `_texts`."""
     from erpo_ray.judging.agreement import Preference
     from erpo_ray.judging.calibration import Judgement
 
     labelled = [row for row in found if isinstance(row, Labelled)]
     if labelled:
-        scores = harm([(row.prompt, row.text) for row in labelled])
         return [
             Judgement(row.id, row.harmful, _said(score), score) for row, score in zip(labelled, scores, strict=True)
         ]
-    pairs = [row for row in found if isinstance(row, Preferred)]
-    good = harm([(row.prompt, row.preferred) for row in pairs])
-    bad = harm([(row.prompt, row.rejected) for row in pairs])
-    return [Preference(row.id, "first", _choice(a, b)) for row, a, b in zip(pairs, good, bad, strict=True)]
+    good, bad = scores[: len(found)], scores[len(found) :]
+    return [Preference(row.id, "first", _choice(a, b)) for row, a, b in zip(found, good, bad, strict=True)]
 
 
 def _said(score: float | None) -> Literal["unsafe", "safe", "invalid"]:
