@@ -150,7 +150,7 @@ def judge_check(
             min=0,
             metavar="QUERIES",
             help="Queries an answer of a random search for words that turn the judge; 0 for none. Without: 500 for "
-            "rules, 25 for judges with a model, 0 for one that asks an endpoint.",
+            "rules, 0 for other judges.",
         ),
     ] = None,
 ) -> int:

@@ -87,7 +87,7 @@ class RayCrew:
             if isinstance(error, RayTaskError) and isinstance(error.cause, UsageError):
                 # A wrong key or address: another worker would meet it too.
                 raise error.cause from None
-            raise WorkerLost(_last_line(error)) from error
+            raise WorkerLost(last_line(error)) from error
 
     def replace_rollout(self, worker: int) -> None:
         ray.kill(self._rollout[worker])
@@ -128,9 +128,9 @@ class RayCrew:
                 "`ray status` shows whether it waits for resources"
             ) from error
         except RayError as error:
-            raise RunFailed(f"a worker failed: {_last_line(error)}; start the same command again") from error
+            raise RunFailed(f"a worker failed: {last_line(error)}; start the same command again") from error
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """The line of a Ray error that names the cause: the last one of its text."""
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

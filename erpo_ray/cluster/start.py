@@ -31,10 +31,10 @@ class Joined:
     own: Path | None
 
 
-def join(cluster: Cluster, judges: int = 0) -> Joined:
+def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
     """Connect to `cluster.address`, to the cluster of this job (RAY_ADDRESS), or start a local one.
 
-    `judges` is the number of judge workers that take a GPU where GPUs are used.
+    `judges` is the number of judge workers that take a GPU where GPUs are used; without `policy` nothing but they work.
     Raises EnvironmentFault when the cluster cannot be reached, or lacks the GPUs that the settings need.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -52,7 +52,7 @@ def join(cluster: Cluster, judges: int = 0) -> Joined:
     gpus = int(resources.get("GPU", 0))
     gpu = gpus > 0 if cluster.gpu is None else cluster.gpu
     if gpu:
-        _require_gpus(cluster, judges, gpus)
+        _require_gpus(cluster, judges, policy, gpus)
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Joined(gpu, nodes, resources.get("CPU", 1.0), own)
 
@@ -89,17 +89,19 @@ def _remote(address: str) -> None:
         ) from error
 
 
-def _require_gpus(cluster: Cluster, judges: int, found: int) -> None:
-    shared = max(cluster.rollout_workers, cluster.train_workers)
-    needed = judges + (shared if cluster.share_gpu else cluster.rollout_workers + cluster.train_workers)
+def _require_gpus(cluster: Cluster, judges: int, policy: bool, found: int) -> None:
+    needed, takers = judges, []
+    if policy:
+        workers = cluster.rollout_workers, cluster.train_workers
+        needed += max(workers) if cluster.share_gpu else sum(workers)
+        takers.append(
+            f"cluster.rollout_workers={cluster.rollout_workers} and cluster.train_workers={cluster.train_workers} with "
+            f"cluster.share_gpu={str(cluster.share_gpu).lower()}"
+        )
+    if judges:
+        takers.append(f"a model for each of {judges} judge workers")
     if needed > found:
         raise EnvironmentFault(
-            f"cluster.rollout_workers={cluster.rollout_workers} and cluster.train_workers={cluster.train_workers} with "
-            f"cluster.share_gpu={str(cluster.share_gpu).lower()}{_judges(judges)} need {needed} GPUs, "
-            f"the cluster has {found}; "
+            f"{' and '.join(takers)} need {needed} GPUs, the cluster has {found}; "
             "ask for fewer workers, add nodes, or set cluster.gpu=false"
         )
-
-
-def _judges(count: int) -> str:
-    return f" and a model for each of {count} judge workers" if count else ""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from erpo_ray import preflight, rules, settings
 from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config, Source
-from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeReward, JudgeRules
+from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeReward, JudgeRules
 from erpo_ray.errors import UsageError
 from erpo_ray.judging import pleas, search
 from erpo_ray.judging.ensemble import Judge
@@ -30,26 +30,29 @@ if TYPE_CHECKING:
 JUDGES = ("rules", "classifier")
 _UNSAFE = 0.5
 """Probability of harm from which the classifier says unsafe."""
-_QUERIES, _QUERIES_OF_MODELS = 500, 25
-"""Queries an answer of the search, unless told: of rules, which take seconds for all, and of judges with a model."""
+_QUERIES = 500
+"""Queries an answer of the search, unless told, of rules: seconds for all. No other judge is searched unasked."""
 _SHOWN = 160
 """Characters of a found text that the terminal shows."""
 
-Harm = Callable[[Sequence[tuple[str, str]]], list[float | None]]
-"""How harmful each (prompt, text) is: a probability, or any number that rises with harm; None when it is invalid."""
+Texts = Sequence[tuple[str, str]]
+"""Each a prompt (empty where there is none) and the text to judge."""
+Harm = list[float | None]
+"""How harmful each text is: a probability, or any number that rises with harm; None when it is invalid."""
+
+JudgeAll = Callable[[Sequence[tuple[Prompt, Candidate]]], Sequence[Verdict]]
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A judge as a measure of harm. `probabilities`: that is what its scores are. `pleas`: how it stands them.
+    """A judge as a measure of harm. `probabilities`: that is what its scores are.
 
-    `search` takes the queries an answer. It and `pleas` give None for what judges no answers; `after` gives further
-    lines, when all is judged.
+    `measure` also says how it stands pleas, None for what judges no answers, as `search` does, which takes the queries
+    an answer; `after` gives further lines, when all is judged.
     """
 
-    harm: Harm
+    measure: Callable[[Texts], tuple[Harm, Resistance | None]]
     probabilities: bool
-    pleas: Callable[[], Resistance | None] = lambda: None
     search: Callable[[int], Search | None] = lambda queries: None
     after: Callable[[], list[str]] = list
 
@@ -69,10 +72,11 @@ def check(names: str, file: Path, config_path: Path | None, output: Path | None,
     measured: dict[str, list[Judgement] | list[Preference]] = {}
     for name, section in judges.items():
         gauge = _gauge(section, config)
-        measured[name] = _measure(found, gauge.harm)
+        scores, resistance = gauge.measure(_texts(found))
+        measured[name] = _measured(found, scores)
         asked = _queries(section) if queries is None else queries
         searched = gauge.search(asked) if asked else None
-        card = _plain(_card(measured[name], gauge.probabilities)) | _plain(gauge.pleas()) | _plain(searched)
+        card = _plain(_card(measured[name], gauge.probabilities)) | _plain(resistance) | _plain(searched)
         print(f"{name} on {file.name}")
         print("\n".join([*_lines(card), *gauge.after()]))
         if output is not None:
@@ -109,36 +113,46 @@ def _gauge(section: AnyJudge | None, config: Config) -> Gauge:
 
         model = HarmModel.fit(_embedder(), loaders.embedded())
         print(f"classifier: AUROC {model.auroc:.3f} on {model.n} embedded prompts (cross-validated by topic)")
-        return Gauge(lambda items: [*model.predict([text for _, text in items])], True)
-    from erpo_ray.engines.judges import Bench, judge_of
+        return Gauge(lambda texts: ([*model.predict([text for _, text in texts])], None), True)
+    from erpo_ray.engines.judges import Bench, has_model, judge_of
 
     book = rules.load(config.rules.path)
     preflight.judge(section, book)
     if isinstance(section, JudgeReward) and section.axis != "safety":
         raise UsageError("a reward_model of utility says nothing of harm; check one with `axis: safety`")
-    judge = judge_of(section, Bench(book, config.model.dialect, _gpu(config)))
-
-    def harm(items: Sequence[tuple[str, str]]) -> list[float | None]:
-        verdicts = judge.judge([_answer(prompt or text, text, n) for n, (prompt, text) in enumerate(items)])
-        return [_cost(verdict) for verdict in verdicts]
-
     # A guard's safety is 1 - 2 p(unsafe); no other judge means a probability.
+    probabilities = isinstance(section, JudgeGuard)
+    bench = Bench(book, config.model.dialect, _gpu(config))
+    if has_model(section) and config.backend == "ray":
+        from erpo_ray.cluster import scoring
+
+        return Gauge(
+            partial(_measure, lambda items: scoring.verdicts(config, section, items)),
+            probabilities,
+            # Each of its questions follows from the answers before: nothing to share out.
+            lambda queries: search.search(judge_of(section, bench), queries),
+        )
+    judge = judge_of(section, bench)
     return Gauge(
-        harm,
-        isinstance(section, JudgeGuard),
-        lambda: pleas.resistance(list(judge.judge(pleas.cases()))),
+        partial(_measure, judge.judge),
+        probabilities,
         lambda queries: search.search(judge, queries),
         lambda: _usage(judge),
     )
 
 
+def _measure(judge: JudgeAll, texts: Texts) -> tuple[Harm, Resistance]:
+    """Texts and pleas go to the judge together: it may be loaded for them anew."""
+    answers = [_answer(prompt or text, text, n) for n, (prompt, text) in enumerate(texts)]
+    verdicts = judge([*answers, *pleas.cases()])
+    return [_cost(verdict) for verdict in verdicts[: len(answers)]], pleas.resistance(verdicts[len(answers) :])
+
+
 def _queries(section: AnyJudge | None) -> int:
-    """Queries an answer that cost little time and no money; an ensemble can bear what each of its members can."""
+    """Queries an answer that cost little time and no money; of an ensemble what each of its members can bear."""
     if isinstance(section, JudgeEnsemble):
         return min(_queries(member.judge) for member in section.members)
-    if section is None or isinstance(section, JudgeLLM):
-        return 0
-    return _QUERIES if isinstance(section, JudgeRules) else _QUERIES_OF_MODELS
+    return _QUERIES if isinstance(section, JudgeRules) else 0
 
 
 def _gpu(config: Config) -> bool:
@@ -180,20 +194,28 @@ def _answer(prompt: str, text: str, number: int) -> tuple[Prompt, Candidate]:
     return Prompt(str(number), prompt, "harmful"), Candidate("", str(number), 0, (0,), text, "stop", "")
 
 
-def _measure(found: list[Labelled] | list[Preferred], harm: Harm) -> list[Judgement] | list[Preference]:
+def _texts(found: list[Labelled] | list[Preferred]) -> list[tuple[str, str]]:
+    """What is judged: of preferences all that are preferred, then all that are not."""
+    pairs = [row for row in found if isinstance(row, Preferred)]
+    return [
+        *((row.prompt, row.text) for row in found if isinstance(row, Labelled)),
+        *((row.prompt, row.preferred) for row in pairs),
+        *((row.prompt, row.rejected) for row in pairs),
+    ]
+
+
+def _measured(found: list[Labelled] | list[Preferred], scores: Harm) -> list[Judgement] | list[Preference]:
+    """The rows with the scores of their `_texts`."""
     from erpo_ray.judging.agreement import Preference
     from erpo_ray.judging.calibration import Judgement
 
     labelled = [row for row in found if isinstance(row, Labelled)]
     if labelled:
-        scores = harm([(row.prompt, row.text) for row in labelled])
         return [
             Judgement(row.id, row.harmful, _said(score), score) for row, score in zip(labelled, scores, strict=True)
         ]
-    pairs = [row for row in found if isinstance(row, Preferred)]
-    good = harm([(row.prompt, row.preferred) for row in pairs])
-    bad = harm([(row.prompt, row.rejected) for row in pairs])
-    return [Preference(row.id, "first", _choice(a, b)) for row, a, b in zip(pairs, good, bad, strict=True)]
+    good, bad = scores[: len(found)], scores[len(found) :]
+    return [Preference(row.id, "first", _choice(a, b)) for row, a, b in zip(found, good, bad, strict=True)]
 
 
 def _said(score: float | None) -> Literal["unsafe", "safe", "invalid"]:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from erpo_ray import preflight
 from erpo_ray.commands import judge_check
-from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeMember, JudgeReward, JudgeRules
+from erpo_ray.config import Config
+from erpo_ray.config.judges import (
+    AnyJudge,
+    JudgeEnsemble,
+    JudgeGuard,
+    JudgeLLM,
+    JudgeMember,
+    JudgeReward,
+    JudgeRules,
+)
+from erpo_ray.engines import judges
 from erpo_ray.errors import UsageError
+from erpo_ray.judging.pleas import cases
 from erpo_ray.judging.search import Search, Turned
 from erpo_ray.prompts.labelled import Labelled, Preferred, rows
-from erpo_ray.types import Rate
+from erpo_ray.types import Axes, Candidate, Failure, Prompt, Rate, Verdict
 
 TEXTS = [
     {"id": "1", "prompt": "q", "response": "awful", "label": "harmful"},
@@ -29,11 +44,11 @@ HARM: dict[str, float | None] = {"awful": 0.9, "bad": 0.4, "fine": 0.1, "odd": N
 def by_rote(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     asked: list[tuple[str, str]] = []
 
-    def harm(items: list[tuple[str, str]]) -> list[float | None]:
-        asked.extend(items)
-        return [HARM[text] for _, text in items]
+    def measure(texts: Sequence[tuple[str, str]]) -> tuple[list[float | None], None]:
+        asked.extend(texts)
+        return [HARM[text] for _, text in texts], None
 
-    monkeypatch.setattr(judge_check, "_gauge", lambda section, config: judge_check.Gauge(harm, section is None))
+    monkeypatch.setattr(judge_check, "_gauge", lambda section, config: judge_check.Gauge(measure, section is None))
     return asked
 
 
@@ -92,7 +107,7 @@ def test_what_a_search_finds_stands_on_the_card(
         found = (Turned("q", "a long text", 7), Turned("r", "short\x1b", 3)) if queries > 7 else ()
         return Search(queries, 4, Rate(0.5, 0.15, 0.85, 4), 5.0 if found else None, 1, found)
 
-    gauge = judge_check.Gauge(lambda items: [HARM[text] for _, text in items], False, search=searched)
+    gauge = judge_check.Gauge(lambda texts: ([HARM[text] for _, text in texts], None), False, searched)
     monkeypatch.setattr(judge_check, "_gauge", lambda section, config: gauge)
     file = lines(tmp_path / "texts.jsonl", TEXTS)
     judge_check.check("rules", file, None, tmp_path, 9)
@@ -119,9 +134,44 @@ def test_a_search_that_nobody_asked_for_costs_little_time_and_no_money() -> None
         return JudgeEnsemble(members=tuple(JudgeMember(judge=each) for each in judges))
 
     found = [judge_check._queries(each) for each in (None, JudgeRules(), guard, reward, endpoint)]
-    assert found == [0, 500, 25, 25, 0]
-    assert judge_check._queries(ensemble(JudgeRules(), guard)) == 25
-    assert judge_check._queries(ensemble(JudgeRules(), guard, endpoint)) == 0
+    assert found == [0, 500, 0, 0, 0]
+    assert judge_check._queries(ensemble(JudgeRules(), JudgeRules(min_answer_tokens=9))) == 500
+    assert judge_check._queries(ensemble(JudgeRules(), guard)) == 0
+
+
+@pytest.mark.parametrize("backend", ["ray", "inprocess"])
+def test_a_judge_with_a_model_is_asked_once_on_ray_data_or_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    safety = {"awful": -1.0, "bad": -0.2, "fine": 0.8}
+    asked: list[tuple[str, int]] = []
+
+    def said(place: str, items: Sequence[tuple[Prompt, Candidate]]) -> list[Verdict]:
+        asked.append((place, len(items)))
+        return [
+            Verdict(candidate.id, "reward_safety", failure=Failure("too_long"))
+            if candidate.text == "odd"
+            else Verdict(candidate.id, "reward_safety", partial=Axes(safety=safety.get(candidate.text, -1.0)))
+            for _, candidate in items
+        ]
+
+    def on_ray(config: Config, section: AnyJudge, items: Sequence[tuple[Prompt, Candidate]]) -> list[Verdict]:
+        assert (section.type, config.backend) == ("reward_model", "ray")
+        return said("ray", items)
+
+    here = SimpleNamespace(name="reward_safety", judge=lambda items: said("here", items))
+    monkeypatch.setitem(sys.modules, "erpo_ray.cluster.scoring", SimpleNamespace(verdicts=on_ray))
+    monkeypatch.setattr(judges, "judge_of", lambda section, bench: here)
+    monkeypatch.setattr(preflight, "judge", lambda section, book: None)
+    (tmp_path / "cost.yaml").write_text("{type: reward_model, model: m, axis: safety}\n")
+    (tmp_path / "c.yaml").write_text(f"backend: {backend}\n")
+    file = lines(tmp_path / "texts.jsonl", TEXTS)
+    judge_check.check(str(tmp_path / "cost.yaml"), file, tmp_path / "c.yaml", tmp_path)
+    assert asked == [("ray" if backend == "ray" else "here", len(TEXTS) + len(cases()))]
+    card = json.loads((tmp_path / "cost-texts.json").read_text())
+    # Harm is (1 - safety) / 2: 1, .6 and .1, and 1 for the benign text; the failed verdict counts apart.
+    assert card["confusion"] == {"true_positive": 2, "false_positive": 1, "false_negative": 0, "true_negative": 1}
+    assert (card["invalid"], card["plea_failures"], card["unsafe_turned"]["value"]) == (1, 0, 0.0)
 
 
 def test_rows_are_texts_answers_or_preferences() -> None:
@@ -144,6 +194,6 @@ def test_wrong_words_are_refused_before_anything_is_loaded(tmp_path: Path) -> No
         judge_check.check("rulse", tmp_path / "x.jsonl", None, None)
     with pytest.raises(UsageError, match="no such file"):
         judge_check.check("rules", tmp_path / "x.jsonl", None, None)
-    twice = judge_check._measure(rows(numbered([TEXTS[0], TEXTS[0]])), lambda items: [0.1 for _ in items])
+    twice = judge_check._measured(rows(numbered([TEXTS[0], TEXTS[0]])), [0.1, 0.1])
     with pytest.raises(UsageError, match="'1' comes more than once; ids are unique in a file"):
         judge_check._card(twice, True)
