@@ -135,7 +135,7 @@ def test_a_search_that_nobody_asked_for_costs_little_time_and_no_money() -> None
 
     found = [judge_check._queries(each) for each in (None, JudgeRules(), guard, reward, endpoint)]
     assert found == [0, 500, 0, 0, 0]
-    assert judge_check._queries(ensemble(JudgeRules(), JudgeRules(min_answer_tokens=9))) == 500
+    assert judge_check._queries(ensemble(JudgeRules())) == 500
     assert judge_check._queries(ensemble(JudgeRules(), guard)) == 0
 
 

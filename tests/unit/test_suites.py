@@ -236,7 +236,7 @@ def test_a_suite_can_name_its_judge(tmp_path: Path) -> None:
         ({"data": [{"paht": "seeds"}]}, r"key `data\.0\.paht`: .* did you mean `data\.0\.path`\?"),
         ({"max_tokens": 4}, r"key `max_tokens`: found 4 \(whole number\); use 16 or more"),
         ({"metrics": ["exact_match"]}, "need each other"),
-        ({"judge": {"type": "guard"}}, r"key `judge`: .*use one of rules, llm, ensemble"),
+        ({"judge": {"type": "guard"}}, r"key `judge\.type`: .*use one of rules, llm, ensemble"),
         ({"judge": {"min_answer": 9}}, r"key `judge\.min_answer`: .* did you mean `judge\.min_answer_tokens`\?"),
         ({"name": "../up"}, r"key `name`: found '\.\./up'"),
     ],
