@@ -76,7 +76,10 @@ def pareto(points: Sequence[Point]) -> str:
             inset = axes.inset_axes((0.34, 0.1, 0.65, 0.6))
             _plane(inset, close, close)
             inset.tick_params(labelsize=8)
-            inset.set_title("the upper points, enlarged", fontsize=8.5, loc="left", color=COLOURS["soft"])
+            title = inset.set_title("the upper points, enlarged", fontsize=8.5, loc="left", color=COLOURS["soft"])
+            # The line from the base model may run behind them.
+            for label in (*inset.get_xticklabels(), *inset.get_yticklabels(), title):
+                label.set_bbox({"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 1})
         return svg.element(figure, "pareto", "Harmful against harmless prompts refused, by stage", hovers)
 
 
