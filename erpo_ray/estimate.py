@@ -121,8 +121,8 @@ def _prefer(
     name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: float, first: bool
 ) -> Cost:
     settings = config.prefer
-    half = settings.prompts // 2
-    completions = (min(half, harmful) + min(half, benign)) * settings.samples
+    wanted = settings.explored
+    completions = (min(wanted[0], harmful) + min(wanted[1], benign)) * settings.samples
     rows = _rows(settings.max_pairs + (settings.negatives if first else 0), settings.fit)
     length = 2 * (prompt_tokens + settings.draw.max_tokens)
     # The reference adds a forward pass, a third of a training step.

@@ -176,7 +176,9 @@ class Prefer(Section):
     """Stage 2 (and the base of stage 3): on-policy preference optimisation."""
 
     prompts: int = Field(default=240, ge=1)
-    """Prompts explored in a round, half harmful and half benign."""
+    """Prompts explored in a round."""
+    benign_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of benign ones among them. More than half evens out the pairs where fewer answers pass than refusals."""
     samples: int = Field(default=4, ge=2)
     """K, candidates a prompt. Fewer than 2 leave nothing to compare."""
     draw: Draw = Draw()
@@ -199,6 +201,12 @@ class Prefer(Section):
     """Weight of the NLL anchor on the chosen completion."""
     reference: Literal["previous", "imitate", "base"] = "previous"
     fit: Fit = Fit(learning_rate=2e-5, epochs=1, batch_size=8, micro_batch_size=4)
+
+    @property
+    def explored(self) -> tuple[int, int]:
+        """Harmful and benign prompts of a round."""
+        benign = round(self.prompts * self.benign_share)
+        return self.prompts - benign, benign
 
     def objective(self, gamma: float = 0.0) -> Objective:
         return Objective(beta=self.beta, gamma=gamma, nll=self.nll, reference=self.reference)

@@ -111,12 +111,11 @@ class Prefer:
     kind: Literal["prefer"] = "prefer"
 
     def requests(self, task: Task, history: History) -> list[Request]:
-        """K samples for prompts the policy last got wrong (and their twins) first, then fresh ones, labels even."""
+        """K samples for prompts the policy last got wrong (and their twins) first, then fresh ones."""
         settings = task.config.prefer
-        half = settings.prompts // 2
         missed = frozenset(history.last.missed)
         prompts = choose_balanced(
-            task.prompts, half, half, seed_of(task.config.seed, "prefer", self.round), first=missed
+            task.prompts, *settings.explored, seed_of(task.config.seed, "prefer", self.round), first=missed
         )
         return [self._request(task, prompt, settings.draw.sampling()) for prompt in prompts]
 
