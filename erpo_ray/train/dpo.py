@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from trl import DPOConfig, DPOTrainer
 
 from erpo_ray.errors import RunFailed
 from erpo_ray.train import fit, models
-from erpo_ray.train.forward import Batch, collate, sequence_logps
+from erpo_ray.train.forward import Collate, collator, sequence_logps, tokens_of
 from erpo_ray.train.losses import LN2, preference
+from erpo_ray.train.packed import Batch
 from erpo_ray.train.rows import Row, Sequences, fingerprint, pairs
 from erpo_ray.train.weights import version
 from erpo_ray.types import Objective, Training, identity
@@ -46,8 +48,8 @@ class PreferTrainer(fit.TokenExact, DPOTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        self.tokens += int(inputs["attention_mask"].sum())
-        chosen_tokens, rejected_tokens = inputs["completion_mask"].sum(1).chunk(2)
+        self.tokens += tokens_of(inputs)
+        chosen_tokens, rejected_tokens = inputs["completion_tokens"].chunk(2)
         chosen, rejected = self.logps(model, inputs).chunk(2)
         terms = preference(
             chosen,
@@ -122,7 +124,7 @@ def prefer(
             models.freeze(model, training.freeze_layers),
             args=args,
             train_dataset=columns,
-            data_collator=_collate,
+            data_collator=partial(_collate, collator(model)),
             processing_class=models.tokenizer(policy_dir),
             peft_config=models.adapter(training),
         )
@@ -158,7 +160,7 @@ def _columns(rows: Sequence[Sequences], reference: Sequence[Logps]) -> Dataset:
     )
 
 
-def _collate(found: list[dict[str, Any]]) -> Batch:
+def _collate(collate: Collate, found: list[dict[str, Any]]) -> Batch:
     """All chosen rows, then all rejected ones, and one number a pair in each of the scalars."""
     batch = collate([(pair["context"], pair[side]) for side in ("chosen", "rejected") for pair in found])
     scalars = ("weight", "length_weight", "ref_chosen", "ref_rejected")

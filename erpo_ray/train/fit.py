@@ -20,7 +20,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from erpo_ray.errors import RunFailed
 from erpo_ray.telemetry import STEPS, Step, step
 from erpo_ray.train import checkpoints, models
-from erpo_ray.train.forward import Batch, completion_logps
+from erpo_ray.train.forward import completion_logps
+from erpo_ray.train.packed import Batch
 from erpo_ray.train.rows import Order, Sequences, micro_batch
 from erpo_ray.types import Training, encode
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
 from erpo_ray.train import fit, models
-from erpo_ray.train.forward import Batch, collate
+from erpo_ray.train.forward import Collate, collator, tokens_of
+from erpo_ray.train.packed import Batch
 from erpo_ray.train.rows import Row, Sequences, examples, fingerprint
 from erpo_ray.train.weights import version
 from erpo_ray.types import Training, identity
@@ -24,7 +26,7 @@ class ImitateTrainer(fit.TokenExact, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        self.tokens += int(inputs["attention_mask"].sum())
+        self.tokens += tokens_of(inputs)
         workers = self.accelerator.num_processes
         return -self.logps(model, inputs, inputs["weights"]).sum() / num_items_in_batch * workers
 
@@ -50,14 +52,15 @@ def imitate(
     """
     data = examples(rows, training.max_length)
     with fit.all_cores(), fit.directory(work) as folder:
+        model = models.freeze(models.load(policy_dir), training.freeze_layers)
         trainer = ImitateTrainer(
-            models.freeze(models.load(policy_dir), training.freeze_layers),
+            model,
             SFTConfig(
                 **fit.arguments(training, folder, keep=bool(work and training.save_steps)),
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
             train_dataset=_columns(data),
-            data_collator=_collate,
+            data_collator=partial(_collate, collator(model)),
             processing_class=models.tokenizer(policy_dir),
             peft_config=models.adapter(training),
         )
@@ -81,10 +84,9 @@ def _columns(rows: Sequence[Sequences]) -> Dataset:
     )
 
 
-def _collate(found: list[dict[str, Any]]) -> Batch:
-    """`collate`, the loss weight of each position, and `labels`: the trainer counts the tokens of a step by them."""
+def _collate(collate: Collate, found: list[dict[str, Any]]) -> Batch:
+    """The rows, the loss weight of each completion token, and `labels`: the trainer counts a step's tokens by them."""
     batch = collate([(row["context"], row["completion"]) for row in found])
-    weights = torch.zeros(batch["input_ids"].shape)
-    weights[batch["completion_mask"]] = torch.tensor([weight for row in found for weight in row["weights"]])
-    labels = batch["input_ids"].masked_fill(~batch["completion_mask"], -100)
-    return batch | {"weights": weights, "labels": labels}
+    labels = [token for row in found for token in row["completion"]]
+    weights = [weight for row in found for weight in row["weights"]]
+    return batch | {"weights": torch.tensor(weights), "labels": torch.tensor(labels)}

@@ -18,9 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from erpo_ray.errors import RunFailed
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.telemetry import STEPS, Step
-from erpo_ray.train import canary, checkpoints, dpo, forward, models
+from erpo_ray.train import canary, checkpoints, dpo, models
 from erpo_ray.train.dpo import prefer
-from erpo_ray.train.rows import pairs
 from erpo_ray.train.sft import imitate
 from erpo_ray.train.weights import version
 from erpo_ray.types import Example, Objective, Training
@@ -240,46 +239,6 @@ def test_broken_starting_weights_are_named(policy: Path, tmp_path: Path) -> None
     AutoTokenizer.from_pretrained(policy).save_pretrained(tmp_path / "broken")
     with pytest.raises(RunFailed, match="loss is nan at step 1 of 1, before any update.*starting policy"):
         imitate(tmp_path / "broken", tiny.examples(8), PLAIN, tmp_path / "out")
-
-
-def test_attention_for_short_rows_changes_no_number(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, found = models.load(policy), {}
-    for short, name in ((0, "sdpa"), (256, "eager")):
-        monkeypatch.setattr(forward, "SHORT", short)
-        found[name] = forward.sequence_logps(model, pairs(tiny.pairs(8), 64), batch_size=3, bf16=False)
-        assert model.config._attn_implementation == name
-    for ours, theirs in zip(found["sdpa"], found["eager"], strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-4)
-
-
-def test_a_common_beginning_run_once_changes_neither_losses_nor_gradients(
-    policy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    beginning = tuple(range(3, 15))
-    rows = [(beginning + row.prompt_ids, row.completion_ids) for row in tiny.examples(5)] + [
-        (beginning, (*beginning, 2))
-    ]
-    batch = forward.collate(rows)
-    found, passes = {}, []
-    for name, worth in (("shared", 8), ("plain", 10_000)):
-        monkeypatch.setattr(forward, "WORTH_SHARING", worth)
-        model = models.load(policy)
-        model.model.register_forward_hook(lambda _, __, out: passes.append(tuple(out[0].shape[:2])))
-        logps = forward.completion_logps(model, batch)
-        (logps * torch.arange(1.0, 7.0)).sum().backward()
-        found[name] = logps, [weight.grad for weight in model.parameters()]
-    longest = batch["input_ids"].shape[1]
-    assert passes == [(1, 11), (6, longest - 11), (6, longest)]
-    assert torch.allclose(found["shared"][0], found["plain"][0], atol=1e-4)
-    for shared, plain in zip(found["shared"][1], found["plain"][1], strict=True):
-        assert torch.allclose(shared, plain, atol=1e-3, rtol=1e-4)
-
-
-def test_what_is_shared_ends_before_the_first_predicting_token() -> None:
-    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, 4]])
-    keep = torch.tensor([[False, False, False, True, False], [False, False, True, True, False]])
-    assert forward.shared_length(ids, keep) == 2
-    assert forward.shared_length(ids, torch.zeros_like(keep)) == 4
 
 
 def test_the_canary_reads_the_weights_on_disk(policy: Path, tmp_path: Path) -> None:
