@@ -87,6 +87,7 @@ def _columns(rows: Sequence[Sequences]) -> Dataset:
 def _collate(collate: Collate, found: list[dict[str, Any]]) -> Batch:
     """The rows, the loss weight of each completion token, and `labels`: the trainer counts a step's tokens by them."""
     batch = collate([(row["context"], row["completion"]) for row in found])
-    labels = [token for row in found for token in row["completion"]]
+    # It leaves out the first, which nothing predicts.
+    labels = [-100, *(token for row in found for token in row["completion"])]
     weights = [weight for row in found for weight in row["weights"]]
     return batch | {"weights": torch.tensor(weights), "labels": torch.tensor(labels)}
