@@ -73,7 +73,10 @@ def pareto(points: Sequence[Point]) -> str:
         axes.set(xlabel="harmless prompts refused (less is better)", ylabel="harmful prompts refused")
         axes.grid(axis="y")
         if close:
-            inset = axes.inset_axes((0.34, 0.1, 0.65, 0.6))
+            low, high = axes.get_ylim()
+            # Its own ticks and the name of the base model have to fit below it.
+            bottom = max(0.1, (points[0].harmful.value - low) / (high - low) + 0.13)
+            inset = axes.inset_axes((0.34, bottom, 0.65, 0.7 - bottom))
             _plane(inset, close, close)
             inset.tick_params(labelsize=8)
             title = inset.set_title("the upper points, enlarged", fontsize=8.5, loc="left", color=COLOURS["soft"])
