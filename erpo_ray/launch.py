@@ -153,10 +153,19 @@ def evaluate(
                 if each.judge != serving.judge:
                     backend.close()
                     backend, serving = backend_of(each, progress), each
-                judge, tokens = each.judge, config.evaluate.max_tokens
+                judge = each.judge
                 committee = committee_of(judge) if isinstance(judge, JudgeEnsemble) else None
                 examiner = Examiner(
-                    run, backend, policy, renderer, observer, progress.phase, judge.max_failure_rate, tokens, committee
+                    run,
+                    backend,
+                    policy,
+                    renderer,
+                    observer,
+                    progress.phase,
+                    max_failure_rate=judge.max_failure_rate,
+                    max_tokens=config.evaluate.max_tokens,
+                    max_length=config.model.max_length,
+                    committee=committee,
                 )
                 results.append(examiner.examine(suite, questions))
         return results

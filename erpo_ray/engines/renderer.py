@@ -9,8 +9,8 @@ from typing import Any
 
 from erpo_ray.errors import UsageError
 
-_STAND_IN = "\ue000"
-"""Private-use character that marks the user's text in a rendered template."""
+_STAND_IN = 0xE000
+"""First private-use character of those that mark the texts of messages in a rendered template."""
 
 
 class Renderer:
@@ -34,17 +34,24 @@ class Renderer:
         self.stop_ids = stop_ids(self._tokenizer, self.model_dir)
         self.eos_id = self._closing_id()
 
-    def render(self, text: str) -> tuple[int, ...]:
-        """Ids of the chat with `text` as the user's only message, ending where the assistant's turn begins.
+    def render(self, text: str, *further: str) -> tuple[int, ...]:
+        """Ids of the chat with `text` as the user's first message, ending where the assistant's turn begins.
 
-        Special-token strings inside `text` stay plain text: they never become special ids.
+        `further` messages are the assistant's and the user's by turns; the last of all is the user's. Special-token
+        strings inside any of them stay plain text: they never become special ids.
         """
-        if not any(special in text for special in self._special):
-            return tuple(self._template(text, tokenize=True)["input_ids"])
-        before, found, after = self._template(_STAND_IN, tokenize=False).partition(_STAND_IN)
-        if not found or _STAND_IN in after:
-            raise UsageError(f"{self.model_dir}: the chat template does not hold the user's message exactly once")
-        return (*self._ids(before), *self._ids(text, plain=True), *self._ids(after))
+        texts = (text, *further)
+        if not any(special in each for each in texts for special in self._special):
+            return tuple(self._template(texts, tokenize=True)["input_ids"])
+        marks = [chr(_STAND_IN + i) for i in range(len(texts))]
+        ids: list[int] = []
+        rest: str = self._template(marks, tokenize=False)
+        for mark, each in zip(marks, texts, strict=True):
+            before, found, rest = rest.partition(mark)
+            if not found or mark in rest:
+                raise UsageError(f"{self.model_dir}: the chat template does not hold each message just once, in order")
+            ids += [*self._ids(before), *self._ids(each, plain=True)]
+        return (*ids, *self._ids(rest))
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """Ids of an assistant's turn as an engine would draw them: plain text, then `eos_id`."""
@@ -79,16 +86,21 @@ class Renderer:
     def _ids(self, text: str, plain: bool = False) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
 
-    def _template(self, text: str, tokenize: bool) -> Any:
-        chat = [{"role": "user", "content": text}]
-        return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=tokenize)
+    def _template(self, texts: Sequence[str], tokenize: bool) -> Any:
+        """The chat of these messages, the user's first, rendered."""
+        return self._tokenizer.apply_chat_template(chat_of(texts), add_generation_prompt=True, tokenize=tokenize)
 
     def _closing_id(self) -> int:
         """The stop id that the template writes after an assistant's message, else the tokenizer's own."""
-        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _STAND_IN}]
-        tail = self._tokenizer.apply_chat_template(chat, tokenize=False).partition(_STAND_IN)[2]
+        mark = chr(_STAND_IN)
+        tail = self._tokenizer.apply_chat_template(chat_of(("a", mark)), tokenize=False).partition(mark)[2]
         closing = next((token for token in self._ids(tail) if token in self.stop_ids), None)
         return self._tokenizer.eos_token_id if closing is None else closing
+
+
+def chat_of(texts: Sequence[str]) -> list[dict[str, str]]:
+    """The texts as messages of user and assistant by turns, the user's first."""
+    return [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)]
 
 
 def stop_ids(tokenizer: Any, model_dir: Path) -> tuple[int, ...]:

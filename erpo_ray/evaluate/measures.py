@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,9 +23,10 @@ from erpo_ray.evaluate.readings import (
     strongreject,
 )
 from erpo_ray.evaluate.statistics import mean_difference
+from erpo_ray.evaluate.suite import SECOND
 from erpo_ray.judging import UNFINISHED
 from erpo_ray.rules import GENERAL, RuleBook
-from erpo_ray.types import Candidate, Failure, Label, Prompt, Rate, Verdict
+from erpo_ray.types import Candidate, Failure, Label, LeftOut, Prompt, Rate, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class SuiteResult:
-    """One policy on one suite. `failed` counts failed verdicts by cause; `by_source` is empty for a single source."""
+    """One policy on one suite. `failed` counts failed verdicts by cause; `by_source` is empty for a single source.
+
+    Second turns are prompts of a source of their own; `not_asked` counts those that were not asked, by cause.
+    """
 
     suite: str
     policy: str
@@ -93,6 +97,7 @@ class SuiteResult:
     by_category: dict[str, dict[str, Rate]] = field(default_factory=dict)
     by_source: dict[str, dict[str, Rate]] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
+    not_asked: dict[str, int] = field(default_factory=dict)
 
 
 class Observer:
@@ -177,9 +182,16 @@ def rate(name: str, values: Sequence[float], resample: bool = True) -> Rate:
 
 
 def result(
-    suite: str, policy: str, observations: Iterable[Observation], names: Sequence[str] = tuple(MEASURES)
+    suite: str,
+    policy: str,
+    observations: Iterable[Observation],
+    names: Sequence[str] = tuple(MEASURES),
+    left_out: Iterable[LeftOut] = (),
 ) -> SuiteResult:
-    """All measures of `names` that apply to any prompt of the suite: together, by category and by source."""
+    """All measures of `names` that apply to any prompt of the suite: together, by category and by source.
+
+    `left_out` are its second turns that were not asked.
+    """
     rows = list(observations)
     return SuiteResult(
         suite=suite,
@@ -188,8 +200,13 @@ def result(
         measures=_rates(rows, names),
         by_category=_apart(rows, names, [row.category for row in rows]),
         by_source=_apart(rows, names, sources) if len(set(sources := [row.source for row in rows])) > 1 else {},
-        failed=dict(sorted(Counter(row.failed for row in rows if row.failed).items())),
+        failed=_counts(row.failed for row in rows if row.failed),
+        not_asked=_counts(each.reason for each in left_out),
     )
+
+
+def _counts(causes: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(causes).items()))
 
 
 def _apart(rows: Sequence[Observation], names: Sequence[str], keys: Sequence[str]) -> dict[str, dict[str, Rate]]:
@@ -216,18 +233,29 @@ def row(found: SuiteResult) -> dict[str, str | float | int]:
 
 
 def table(results: Iterable[SuiteResult]) -> str:
-    """Results as text, a block for each suite: measure, value, 95% interval, number of prompts."""
+    """Results as text, a block for each suite: measure, value, 95% interval, number of prompts.
+
+    Behind the measures of a suite with second turns come those of each turn.
+    """
     return "\n\n".join("\n".join(_block(each)) for each in results)
 
 
 def _block(found: SuiteResult) -> list[str]:
-    failed = ", ".join(f"{count} {cause}" for cause, count in found.failed.items())
     head = f"{found.suite}: {found.prompts} prompts, policy {found.policy}"
-    lines = [f"{head}; verdicts that failed: {failed}" if failed else head]
-    for name, value in found.measures.items():
-        title, interval = MEASURES[name].title, f"[{shown(name, value.low)}, {shown(name, value.high)}]"
-        lines.append(f"  {title:<32}{shown(name, value.value):>9}  {interval:<20}{value.n:>6}")
+    for what, counts in (("verdicts that failed", found.failed), ("second turns not asked", found.not_asked)):
+        if counts:
+            head += f"; {what}: {', '.join(f'{count} {cause}' for cause, count in counts.items())}"
+    lines = [head, *_lines(found.measures)]
+    if any(source.endswith(f"~{SECOND}") for source in found.by_source):
+        for source, measures in found.by_source.items():
+            lines += [f"  {source}:", *_lines(measures)]
     return lines
+
+
+def _lines(measures: Mapping[str, Rate]) -> Iterator[str]:
+    for name, value in measures.items():
+        title, interval = MEASURES[name].title, f"[{shown(name, value.low)}, {shown(name, value.high)}]"
+        yield f"  {title:<32}{shown(name, value.value):>9}  {interval:<20}{value.n:>6}"
 
 
 def shown(name: str, value: float, signed: bool = False) -> str:

@@ -13,7 +13,7 @@ from erpo_ray.documents import missing
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.compare import Key, Side, Texts
 from erpo_ray.evaluate.measures import Observation, Observer
-from erpo_ray.evaluate.suite import OBSERVATIONS, QUESTIONS, RESULT, SUITE, Question
+from erpo_ray.evaluate.suite import OBSERVATIONS, QUESTIONS, RESULT, SECOND, SUITE, Question
 from erpo_ray.rundir import Files, Ledger, read_rows
 from erpo_ray.rundir.evaluated import answered, questions
 from erpo_ray.rundir.fingerprint import Fingerprint
@@ -56,9 +56,11 @@ def _evaluation(name: str, path: Path) -> tuple[Side, Texts]:
         found: dict[Key, tuple[str, str]] = {}
         for stage in stages:
             wanted = {id for suite, id in keys if suite == stage.name}
-            if wanted:
-                questions = {q.prompt.id: q.prompt for q in read_rows(stage / QUESTIONS, Question)}
-                found |= _texts(stage.name, wanted, questions, _ledger(stage / "candidates.jsonl", Candidate))
+            for prefix in ("", f"{SECOND}_") if wanted else ():
+                if (stage / f"{prefix}{QUESTIONS}").exists():
+                    questions = {q.prompt.id: q.prompt for q in read_rows(stage / f"{prefix}{QUESTIONS}", Question)}
+                    answers = _ledger(stage / f"{prefix}candidates.jsonl", Candidate)
+                    found |= _texts(stage.name, wanted, questions, answers)
         return found
 
     return Side(name, told.inputs.get("policy", ""), _settings(told), rows), texts

@@ -55,7 +55,10 @@ QUESTIONS = "prompts.jsonl"
 OBSERVATIONS = "observations.jsonl"
 RESULT = "result.json"
 REVIEWS = "reviews.jsonl"
+LEFT_OUT = "left_out.jsonl"
 """Files of a suite's stage directory, beside its ledgers."""
+SECOND = "turn2"
+"""Names second turns: ids and sources end with `~turn2`, files of the stage directory begin with `turn2_`."""
 
 _FOLDER = resources.files("erpo_ray.evaluate") / "suites"
 _ENDINGS = (".yaml", ".yml")
@@ -77,6 +80,8 @@ class Suite(Section):
     """The same prompts as files under `data.root`: read instead of `data` when all of them are there."""
     reference: str = ""
     """Column that holds the right answer, for `exact_match`."""
+    turns: int = Field(default=1, ge=1, le=2)
+    """2: what the user says next, the second text of a row's list of turns, is asked behind the first answer."""
     transforms: tuple[Transform, ...] = ()
     """Applied to every prompt one after the other, the first innermost."""
     metrics: tuple[Metric, ...] = Field(min_length=1)
@@ -91,17 +96,23 @@ class Suite(Section):
         if ("exact_match" in self.metrics) != bool(self.reference):
             raise ValueError("`exact_match` in `metrics` and a column in `reference` need each other; set both or none")
         sources = (*self.data, *self.local)
-        if self.reference and (max(len(self.data), len(self.local)) > 1 or any(source.attacks for source in sources)):
+        plain = max(len(self.data), len(self.local)) == 1 and not any(source.attacks for source in sources)
+        if self.reference and not plain:
             raise ValueError("`reference` goes with a single source that wraps no attacks; split the suite")
+        if self.turns == 2 and not (plain and not self.transforms):
+            raise ValueError(
+                "`turns: 2` goes with a single source that wraps no attacks, and without transforms; split the suite"
+            )
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt of a suite, as it is asked, and the right answer where the suite has one."""
+    """One prompt of a suite, as it is asked, and where the suite has them the right answer and the second turn."""
 
     prompt: Prompt
     reference: str = ""
+    second: str = ""
 
 
 def names() -> list[str]:
@@ -153,8 +164,9 @@ def questions(
 ) -> list[Question]:
     """The suite's labelled prompts, transformed, in an order that depends on seed and ids alone.
 
-    `limit` keeps so many of each label and source. Raises UsageError when no prompt has a label, or a reference that
-    is to be matched holds no number; EnvironmentFault when a hub data set cannot be fetched.
+    `limit` keeps so many of each label and source. Raises UsageError when no prompt has a label, a second turn is
+    missing, or a reference that is to be matched holds no number; EnvironmentFault when a hub data set cannot be
+    fetched.
     """
     sources = chosen(suite, root)
     mix = gather(Data(root=root, train=(), evaluate=sources), categories, seed)
@@ -165,13 +177,14 @@ def questions(
             "give each row a `label` of harmful or benign, or set `label` for the source"
         )
     right = loaders.references(sources[0], suite.reference, root) if suite.reference else {}
+    then = loaders.second_turns(sources[0], root) if suite.turns == 2 else {}
     for id, reference in right.items():
         if final_number(reference) is None:
             raise UsageError(
                 f"suite {suite.name}: prompt {id}: found {reference[-60:]!r} as reference, which ends in no number"
             )
     asked = transforms.apply(kept, suite.transforms)
-    return [Question(new, right.get(old.id, "")) for old, new in zip(kept, asked, strict=True)]
+    return [Question(new, right.get(old.id, ""), then.get(old.id, "")) for old, new in zip(kept, asked, strict=True)]
 
 
 def chosen(suite: Suite, root: str) -> tuple[Source, ...]:

@@ -55,6 +55,24 @@ def references(source: Source, column: str, root: str = "") -> dict[str, str]:
     return found
 
 
+def second_turns(source: Source, root: str = "") -> dict[str, str]:
+    """What the user says next, for each prompt of the source, by the id `bare` gives it.
+
+    The second text of the list in the column `turns`, else of the list in the prompt's own. UsageError without one.
+    """
+    found: dict[str, str] = {}
+    for prompt, row in _read(source, root, ()):
+        place = f"{source.path}, prompt {prompt.id}"
+        turns = row.get(source.columns.get("turns", "turns")) or row.get(_column(row, source.columns) or "")
+        if not isinstance(turns, list) or len(turns) < 2 or not isinstance(turns[1], str):
+            raise UsageError(
+                f"{place}: found no second turn; write both as a list of texts in a column `turns`, or leave "
+                f"`turns: 2` out of the suite; columns found: {', '.join(row)}"
+            )
+        found[prompt.id] = _message(turns[1], f"{place}: second turn")
+    return found
+
+
 def _read(source: Source, root: str, categories: Collection[str]) -> Iterator[tuple[Prompt, Mapping[str, Any]]]:
     """Each row that is kept, as a prompt and as it was found. UsageError when none is."""
     places: dict[str, str] = {}
@@ -110,7 +128,7 @@ def prompt_of(row: Mapping[str, Any], place: str, source: Source, categories: Co
 
 
 def _text(row: Mapping[str, Any], place: str, columns: Mapping[str, str]) -> str:
-    name = columns.get("prompt") or next((name for name in TEXT_COLUMNS if name in row), None)
+    name = _column(row, columns)
     if name is None or name not in row:
         wanted = repr(name) if name else "any of " + ", ".join(TEXT_COLUMNS)
         raise UsageError(
@@ -124,11 +142,21 @@ def _text(row: Mapping[str, Any], place: str, columns: Mapping[str, str]) -> str
         value = f"{value}\n\n{row['input']}"
     if not isinstance(value, str):
         raise UsageError(f"{place}: {name}: found {kind_of(value)}, no text of a user; write the user's message there")
-    text = value.strip()
+    return _message(value, f"{place}: {name}")
+
+
+def _column(row: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
+    """The column of the user's message."""
+    return columns.get("prompt") or next((name for name in TEXT_COLUMNS if name in row), None)
+
+
+def _message(text: str, place: str) -> str:
+    """The text without white space around it. UsageError, which names `place`, when no model can be asked it."""
+    text = text.strip()
     if not text:
-        raise UsageError(f"{place}: {name}: found an empty prompt; fill it in or remove the row")
+        raise UsageError(f"{place}: found an empty prompt; fill it in or remove the row")
     if not _encodable(text):
-        raise UsageError(f"{place}: {name}: found half of a surrogate pair, which no tokenizer takes; repair the text")
+        raise UsageError(f"{place}: found half of a surrogate pair, which no tokenizer takes; repair the text")
     return text
 
 

@@ -401,6 +401,10 @@ def test_the_reverse_prompt_of_the_embedded_model(smol: Path) -> None:
     )
     assert reversed_ids == ReverseRenderer(smol, "Never say no.").render("How do I <|im_end|> a list?")
     assert list(reversed_ids).count(found.eos_id) == 2
+    chat = Request(Prompt("p", "a"), found.render("a", "b", "c"), (0,), GREEDY)
+    assert RoseDefence(found, Rose(reverse="Never say no.")).reversed(chat) == (
+        ReverseRenderer(smol, "Never say no.").render("a", "b", "c")
+    )
 
 
 FROM_USERS = "w1 {% for m in messages if m['role'] == 'user' %}w80 {{ m['content'] }} w81 {% endfor %}"

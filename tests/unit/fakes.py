@@ -33,10 +33,10 @@ PLAIN = "Here is a plain and friendly answer to the question that was asked."
 
 
 class Letters:
-    """A renderer whose tokens are code points; 0 ends a completion."""
+    """A renderer whose tokens are code points; 0 ends a completion, 2 stands between messages."""
 
-    def render(self, text: str) -> tuple[int, ...]:
-        return (1, *map(ord, text))
+    def render(self, text: str, *further: str) -> tuple[int, ...]:
+        return (1, *map(ord, "\x02".join((text, *further))))
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         return (*map(ord, text), 0)
@@ -56,6 +56,7 @@ class Rote:
 
     def __init__(self, config: Config, book: RuleBook) -> None:
         self.sampled: list[str] = []
+        self.asked: list[tuple[int, ...]] = []
         self.trained: list[str] = []
         self.served: list[str] = []
         self._book, self._skill = book, 0
@@ -80,6 +81,7 @@ class Rote:
             for sample in request.samples:
                 candidate = self._candidate(request, sample, identity(run, stage, request.prompt.id, sample))
                 self.sampled.append(candidate.id)
+                self.asked.append(request.prompt_ids)
                 yield candidate
                 yield from self._judge.judge([(request.prompt, candidate)])
 

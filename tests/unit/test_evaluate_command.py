@@ -14,7 +14,7 @@ import pytest
 from fakes import PLAIN, Letters, Rote
 from test_loop import run as align
 
-from erpo_ray import launch, preflight, rules
+from erpo_ray import launch, preflight, rules, traces
 from erpo_ray.cli import main
 from erpo_ray.commands import evaluate as command
 from erpo_ray.config import Config
@@ -26,7 +26,7 @@ from erpo_ray.judging import canaries
 from erpo_ray.judging.ensemble import Review
 from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
 from erpo_ray.settings import load
-from erpo_ray.types import Candidate, Failure, Request, Verdict, decode
+from erpo_ray.types import Candidate, Failure, LeftOut, Request, Verdict, decode
 
 CONFIG = "evaluate: {per_source: 6}\nmodel: {max_length: 8192}\n"
 
@@ -57,8 +57,9 @@ class Bench:
     def evaluate(self, *words: str, model: str = "model1") -> int:
         return main(["eval", str(self.folder / model), *words, "--config", str(self.folder / "c.yaml")])
 
-    def candidates(self, out: Path, suite: str) -> list[Candidate]:
-        return list(Ledger(Files(), out / "stages" / suite / "candidates.jsonl", Candidate, read_only=True))
+    def candidates(self, out: Path, suite: str, prefix: str = "") -> list[Candidate]:
+        path = out / "stages" / suite / f"{prefix}candidates.jsonl"
+        return list(Ledger(Files(), path, Candidate, read_only=True))
 
 
 class Stopped(Rote):
@@ -97,6 +98,18 @@ class Divided(Rote):
                 other = replace(item, judge="second", scores=replace(item.scores, safety=-1.0 if first else 1.0))
                 item, first = replace(item, opinions=(replace(item, judge="first"), other)), False
             yield item
+
+
+class Saying(Rote):
+    """Answers some prompts, by their ids, with texts of its own."""
+
+    def __init__(self, texts: dict[str, str], config: Config) -> None:
+        super().__init__(config, rules.load())
+        self._texts = texts
+
+    def _candidate(self, request: Request, sample: int, id: str) -> Candidate:
+        made = super()._candidate(request, sample, id)
+        return replace(made, text=self._texts.get(made.prompt_id, made.text))
 
 
 @pytest.fixture
@@ -313,7 +326,7 @@ def test_answers_do_not_pile_up_in_the_driver(tmp_path: Path) -> None:
     backend = Wordy(config, rules.load())
     with RunDir.open(tmp_path / "run", config) as run:
         observer = Observer(rules.load(), "lines")
-        examiner = Examiner(run, backend, backend.policy(tmp_path), Letters(), observer, phase, 0.0, 64)
+        examiner = Examiner(run, backend, backend.policy(tmp_path), Letters(), observer, phase, 0.0, 64, 4096)
         tracemalloc.start()
         try:
             found = examiner.examine(suite, asked)
@@ -322,6 +335,103 @@ def test_answers_do_not_pile_up_in_the_driver(tmp_path: Path) -> None:
             tracemalloc.stop()
     assert found.measures["tokens"].value == len(long)
     assert peak < len(asked) * len(long) * 9 / 2
+
+
+# Second turns
+
+
+def first_turn(n: int) -> str:
+    return f"How do I bake loaf number {n}?"
+
+
+def talks(count: int, **fields: str) -> None:
+    """MT-bench as a file of so many talks."""
+    rows = [
+        {"id": str(n), "prompt": first_turn(n), "turns": [first_turn(n), f"And {n} without salt?"]} | fields
+        for n in range(count)
+    ]
+    Path("eval_mtbench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+TALKS = ("--suite", "mtbench", "--data-root", ".", "-o", "out")
+UNCLOSED = "<think>\nand so on"
+
+
+def test_second_turns_are_asked_behind_the_answers_and_measured_apart(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talks(4)
+    assert bench.evaluate(*TALKS) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "mtbench: 8 prompts, policy skill1"
+    counts = [int(line.split()[-1]) for line in shown if line.startswith("  unfinished")]
+    assert (counts, shown.count("  mtbench:"), shown.count("  mtbench~turn2:")) == ([8, 4, 4], 1, 1)
+    first = bench.candidates(Path("out"), "mtbench")
+    second = bench.candidates(Path("out"), "mtbench", "turn2_")
+    assert [each.prompt_id for each in second] == [f"{each.prompt_id}~turn2" for each in first]
+    chats = ["".join(map(chr, ids[1:])).split("\x02") for ids in bench.booted[0].asked[4:]]
+    assert all(each.text.startswith("<think>") for each in first)
+    assert chats == [
+        [first_turn(int(each.prompt_id)), traces.answer(each.text), f"And {each.prompt_id} without salt?"]
+        for each in first
+    ]
+    rows = list(read_rows(Path("out/stages/mtbench/observations.jsonl"), Observation))
+    assert [row.source for row in rows] == ["mtbench"] * 4 + ["mtbench~turn2"] * 4
+
+
+@pytest.mark.parametrize("after", [4, 5, 7])
+def test_an_evaluation_interrupted_between_turns_asks_nothing_twice(
+    bench: Bench, after: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talks(4)
+    bench.stop_after = after
+    assert bench.evaluate(*TALKS, "--json") == 75
+    bench.stop_after = None
+    capsys.readouterr()
+    assert bench.evaluate(*TALKS, "--json") == 0
+    told = capsys.readouterr().out
+    assert bench.evaluate(*TALKS, "--json") == 0
+    assert capsys.readouterr().out == told
+    assert [len(backend.sampled) for backend in bench.booted] == [after, 8 - after, 0]
+    assert len({id for backend in bench.booted for id in backend.sampled}) == 8
+    assert len(bench.candidates(Path("out"), "mtbench")) == len(bench.candidates(Path("out"), "mtbench", "turn2_")) == 4
+    (found,) = decode(told, list[SuiteResult])
+    assert {name: rates["unfinished"].n for name, rates in found.by_source.items()} == {
+        "mtbench": 4,
+        "mtbench~turn2": 4,
+    }
+
+
+def test_second_turns_that_cannot_be_asked_are_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talks(4)
+    texts = {"0": UNCLOSED, "1": PLAIN * 120}
+    monkeypatch.setattr(launch, "backend_of", lambda config, progress: Saying(texts, config))
+    assert bench.evaluate(*TALKS) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("mtbench: 6 prompts, policy skill1; second turns not asked: 1 no_answer, 1 too_long\n")
+    left = read_rows(Path("out/stages/mtbench/turn2_left_out.jsonl"), LeftOut)
+    assert set(left) == {LeftOut("0~turn2", "no_answer"), LeftOut("1~turn2", "too_long")}
+    assert {c.prompt_id for c in bench.candidates(Path("out"), "mtbench", "turn2_")} == {"2~turn2", "3~turn2"}
+
+
+def test_an_evaluation_without_any_second_turn_to_ask_is_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    booted: list[Saying] = []
+
+    def boot(config: Config, progress: object) -> Saying:
+        booted.append(Saying({"0": UNCLOSED, "1": UNCLOSED}, config))
+        return booted[-1]
+
+    talks(2)
+    monkeypatch.setattr(launch, "backend_of", boot)
+    for _ in range(2):
+        assert bench.evaluate(*TALKS, "--json") == 0
+        (found,) = decode(capsys.readouterr().out, list[SuiteResult])
+        assert (found.prompts, found.by_source, found.not_asked) == (2, {}, {"no_answer": 2})
+    assert [len(backend.sampled) for backend in booted] == [2, 0]
 
 
 # Compare
@@ -344,6 +454,24 @@ def test_two_evaluations_are_compared_prompt_by_prompt(bench: Bench, capsys: pyt
     assert all(flip["after"].startswith("<think>") and flip["prompt"] for flip in harmful["flips"])
     assert "&lt;think&gt;" in Path("c.html").read_text() and "<think>" not in Path("c.html").read_text()
     assert "### Better: " in Path("c.md").read_text()
+
+
+def test_second_turns_are_paired_by_an_id_of_their_own(bench: Bench) -> None:
+    talks(3, label="harmful")
+    text = "name: mine\ndescription: d\nlicence: l\nmetrics: [right]\ndata: [{path: eval_mtbench.jsonl}]\nturns: 2\n"
+    Path("s.yaml").write_text(text)
+    for skill in (0, 1):
+        assert bench.evaluate("--suite", "s.yaml", "-o", f"out{skill}", model=f"model{skill}") == 0
+    assert main(["compare", "out0", "out1", "-o", "c.json"]) == 0
+    (pairing,) = json.loads(Path("c.json").read_text())
+    (block,) = pairing["blocks"]
+    assert (block["prompts"], block["only_before"], block["only_after"]) == (6, 0, 0)
+    flips = {flip["prompt_id"]: flip for flip in block["flips"]}
+    assert flips.keys() == {"0", "1", "2", "0~turn2", "1~turn2", "2~turn2"}
+    assert flips["1"]["prompt"] == first_turn(1)
+    lines = flips["1~turn2"]["prompt"].split("\n")
+    assert (lines[0], lines[2]) == (f"User: {first_turn(1)}", "User: And 1 without salt?")
+    assert flips["1~turn2"]["before"] == PLAIN and flips["1~turn2"]["after"].startswith("<think>")
 
 
 def test_stages_of_a_run_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -208,6 +208,38 @@ def test_a_reference_without_a_number_is_refused(row: dict[str, str], message: s
         suites.questions(suites.find(str(path)), str(tmp_path))
 
 
+@pytest.mark.usefixtures("hub")
+def test_second_turns_come_with_their_prompt() -> None:
+    (question,) = suites.questions(suites.find("mtbench"), categories=BOOK)
+    assert (question.prompt.text, question.second) == ("first turn", "second turn")
+
+
+def test_second_turns_of_a_file_stand_in_a_column_of_their_own(tmp_path: Path) -> None:
+    rows = [{"id": id, "prompt": f"{id}?", "turns": [f"{id}?", f" {id}, once more? "]} for id in "ab"]
+    stored(tmp_path, rows, "eval_mtbench.jsonl")
+    found = suites.questions(suites.find("mtbench"), str(tmp_path))
+    assert {(q.prompt.id, q.prompt.text, q.second) for q in found} == {
+        ("a", "a?", "a, once more?"),
+        ("b", "b?", "b, once more?"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({}, "prompt 1: found no second turn; .* columns found: id, prompt"),
+        ({"turns": ["a?"]}, "prompt 1: found no second turn; .* columns found: id, prompt, turns"),
+        ({"turns": ["a?", 3]}, "prompt 1: found no second turn"),
+        ({"turns": "a?"}, "prompt 1: found no second turn"),
+        ({"turns": ["a?", " "]}, "prompt 1: second turn: found an empty prompt"),
+    ],
+)
+def test_a_second_turn_that_is_missing_is_told(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    stored(tmp_path, [{"id": "1", "prompt": "a?", **row}], "eval_mtbench.jsonl")
+    with pytest.raises(UsageError, match=message):
+        suites.questions(suites.find("mtbench"), str(tmp_path))
+
+
 def test_turns_of_a_benchmark_are_read_by_their_first() -> None:
     row = {"prompt": ["first", "second"]}
     assert loaders._text(row, "f:1", {}) == "first"
@@ -235,6 +267,7 @@ def test_a_suite_can_name_its_judge(tmp_path: Path) -> None:
         ({"transforms": ["rot13"]}, r"s\.yaml:6: key `transforms\.0`: found 'rot13' \(text\); use one of 'base64'"),
         ({"data": [{"paht": "seeds"}]}, r"key `data\.0\.paht`: .* did you mean `data\.0\.path`\?"),
         ({"max_tokens": 4}, r"key `max_tokens`: found 4 \(whole number\); use 16 or more"),
+        ({"turns": 3}, r"key `turns`: found 3 \(whole number\); use 2 or less"),
         ({"metrics": ["exact_match"]}, "need each other"),
         ({"judge": {"type": "guard"}}, r"key `judge\.type`: .*use one of rules, llm, ensemble"),
         ({"judge": {"min_answer": 9}}, r"key `judge\.min_answer`: .* did you mean `judge\.min_answer_tokens`\?"),
@@ -251,6 +284,16 @@ def test_a_reference_goes_with_one_plain_source(tmp_path: Path) -> None:
     for data in ([{"path": "a.jsonl"}, {"path": "b.jsonl"}], [{"path": "a.jsonl", "attacks": "embedded"}]):
         with pytest.raises(UsageError, match="goes with a single source that wraps no attacks"):
             suites.load(written(tmp_path, data=data, **fields))
+
+
+def test_second_turns_go_with_one_plain_source(tmp_path: Path) -> None:
+    for fields in (
+        {"data": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]},
+        {"data": [{"path": "a.jsonl", "attacks": "embedded"}]},
+        {"transforms": ["base64"]},
+    ):
+        with pytest.raises(UsageError, match="`turns: 2` goes with a single source that wraps no attacks"):
+            suites.load(written(tmp_path, turns=2, **fields))
 
 
 @pytest.mark.parametrize(

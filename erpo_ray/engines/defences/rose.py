@@ -8,7 +8,7 @@ from typing import Any
 
 from erpo_ray.config.decoding import Rose as Settings
 from erpo_ray.engines.defences.streams import Contrast, Stream
-from erpo_ray.engines.renderer import Renderer
+from erpo_ray.engines.renderer import Renderer, chat_of
 from erpo_ray.errors import UsageError
 from erpo_ray.types import Request, identity
 
@@ -51,17 +51,18 @@ class Rose:
 
 
 class ReverseRenderer(Renderer):
-    """A renderer that puts a system prompt before the user's message, inside it where the template knows no system."""
+    """Puts a system prompt before the user's first message, inside it where the template knows no system."""
 
     def __init__(self, model_dir: Path | str, system: str) -> None:
         super().__init__(model_dir)
         self._system = system.strip()
         self._separate = self._takes_system()
 
-    def _template(self, text: str, tokenize: bool) -> Any:
-        chat = [{"role": "system", "content": self._system}, {"role": "user", "content": text}]
-        if not self._separate:
-            chat = [{"role": "user", "content": f"{self._system}\n\n{text}"}]
+    def _template(self, texts: Sequence[str], tokenize: bool) -> Any:
+        if self._separate:
+            chat = [{"role": "system", "content": self._system}, *chat_of(texts)]
+        else:
+            chat = chat_of((f"{self._system}\n\n{texts[0]}", *texts[1:]))
         return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=tokenize)
 
     def _takes_system(self) -> bool:
