@@ -15,11 +15,6 @@ from erpo_ray.types import Request, Sampling
 
 GIB = 2**30
 
-_REPORT_S = 2.0
-"""Longest time between reports: each call takes the engine's cores for a moment."""
-_REPORT_SHARE = 8
-"""A report comes before that when this part of what the engine runs at once is done, so that it never runs empty."""
-
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
@@ -61,7 +56,6 @@ class Engine:
         self.renderer = Renderer(model_dir)
         self._llm: Any = start(model_dir, settings)
         self._can_sleep, self._asleep = settings.sleep, False
-        self._enough = max(1, settings.in_flight // _REPORT_SHARE)
         self._open: dict[str, tuple[str, int, float]] = {}
         self._names = itertools.count()
 
@@ -80,15 +74,14 @@ class Engine:
             self._open.clear()
         torch.manual_seed(seed)
 
-    def advance(self, new: Sequence[Request], budget_s: float = _REPORT_S) -> list[Finished]:
-        """Take up `new` and compute for about `budget_s` seconds, or until enough is done to be worth a report.
+    def advance(self, new: Sequence[Request], budget_s: float = 0.5) -> list[Finished]:
+        """Take up `new` and compute for about `budget_s` seconds; return what is complete (possibly nothing).
 
-        Returns what is complete (possibly nothing). A request that vLLM refuses or loses comes back with finish
-        `error`; it does not raise.
+        A request that vLLM refuses or loses comes back with finish `error`; it does not raise.
         """
         done = [failed for request in new for failed in self._add(request)]
         end = time.monotonic() + budget_s
-        while self._open and len(done) < self._enough and time.monotonic() < end:
+        while self._open and time.monotonic() < end:
             outputs = self._llm.llm_engine.step()
             done += [self._finished(output) for output in outputs if output.request_id in self._open]
         return done
