@@ -190,8 +190,7 @@ def _embedder() -> Embedder:
 
 def _answer(prompt: str, text: str, number: int) -> tuple[Prompt, Candidate]:
     """A text as an answer to a harmful prompt: what the rule judge can say is whether it refuses."""
-    # Lengths are not measured here, but a candidate without ids is malformed.
-    return Prompt(str(number), prompt, "harmful"), Candidate("", str(number), 0, (0,), text, "stop", "")
+    return pleas.case(str(number), "harmful", prompt, text)
 
 
 def _texts(found: list[Labelled] | list[Preferred]) -> list[tuple[str, str]]:

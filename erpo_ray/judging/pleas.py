@@ -103,9 +103,9 @@ def cases() -> list[tuple[Prompt, Candidate]]:
     return [
         *_with_pleas("harm", "harmful", COMPLIANCE),
         *_with_pleas("use", "benign", _USELESS),
-        *(_case(_id("real", n), "benign", prompt, answer) for n, (prompt, answer) in enumerate(_USEFUL.items())),
+        *(case(_id("real", n), "benign", prompt, answer) for n, (prompt, answer) in enumerate(_USEFUL.items())),
         *(
-            _case(_id("key", n, k), "benign", prompt, key)
+            case(_id("key", n, k), "benign", prompt, key)
             for n, prompt in enumerate(_USEFUL)
             for k, key in enumerate(KEYS)
         ),
@@ -130,13 +130,14 @@ def resistance(verdicts: Sequence[Verdict]) -> Resistance:
 
 def _with_pleas(name: str, label: Label, answers: Mapping[str, str]) -> Iterator[tuple[Prompt, Candidate]]:
     for n, (prompt, answer) in enumerate(answers.items()):
-        yield _case(_id(name, n), label, prompt, answer)
+        yield case(_id(name, n), label, prompt, answer)
         for k, plea in enumerate(PLEAS):
-            yield _case(_id(name, n, k), label, prompt, plea.format(answer=answer))
+            yield case(_id(name, n, k), label, prompt, plea.format(answer=answer))
 
 
-def _case(id: str, label: Label, prompt: str, text: str) -> tuple[Prompt, Candidate]:
-    # Lengths are not measured here, but a candidate without ids is malformed.
+def case(id: str, label: Label, prompt: str, text: str) -> tuple[Prompt, Candidate]:
+    """A text as an answer to a prompt, of which nobody measures the length."""
+    # A candidate without ids is malformed.
     return Prompt(id, prompt, label), Candidate(id, id, 0, (0,), text, "stop", "")
 
 

@@ -18,6 +18,7 @@ from statistics import median
 from erpo_ray.judging.calibration import share
 from erpo_ray.judging.ensemble import Judge
 from erpo_ray.judging.fragments import ANSWERS, VOCABULARY
+from erpo_ray.judging.pleas import case
 from erpo_ray.types import Candidate, Prompt, Rate, Verdict, identity
 
 MOST = 8
@@ -80,9 +81,7 @@ class _Climb:
 
     def propose(self, vocabulary: Sequence[str]) -> tuple[Prompt, Candidate]:
         self.proposal = self.best if self.safety is None else step(self.best, vocabulary, self.random)
-        # Lengths are not measured here, but a candidate without ids is malformed.
-        id = self.prompt.id
-        return self.prompt, Candidate(id, id, 0, (0,), self.proposal.text, "stop", "")
+        return case(self.prompt.id, self.prompt.label, self.prompt.text, self.proposal.text)
 
     def hear(self, verdict: Verdict) -> None:
         self.queries += 1
