@@ -15,7 +15,7 @@ from erpo_ray.evaluate.measures import Observation, Observer, SuiteResult, resul
 from erpo_ray.evaluate.suite import LEFT_OUT, OBSERVATIONS, QUESTIONS, RESULT, REVIEWS, SECOND, SUITE, Question, Suite
 from erpo_ray.evaluate.turns import Renders, second_turns
 from erpo_ray.explore import Backend, Phase, check_verdicts, prove_judge, sample
-from erpo_ray.judging.ensemble import Committee, Review, reviews
+from erpo_ray.judging.ensemble import Committee, Review, opinions, reviews
 from erpo_ray.rundir import Ledger, RunDir, StageDir
 from erpo_ray.types import Candidate, LeftOut, Policy, Request, Sampling, Verdict, encode, identity
 
@@ -85,7 +85,7 @@ class Examiner:
                 second, left = self._second(s, turns[0], greedy)
                 turns.append(second)
             if committee := self.committee:
-                s.once(REVIEWS, Review, lambda: reviews(chain.from_iterable(map(_opinions, turns)), committee))
+                s.once(REVIEWS, Review, lambda: reviews(opinions(chain.from_iterable(map(_judged, turns))), committee))
             observed = s.once(
                 OBSERVATIONS,
                 Observation,
@@ -121,18 +121,17 @@ class Examiner:
 
 
 def observations(turn: Turn, observer: Observer) -> Iterator[Observation]:
-    """One observation a question, in the order sampled. Only verdicts are held in memory, which carry no text."""
+    """One observation a question, in the order sampled."""
     asked = {question.prompt.id: question for question in turn.questions}
-    judged = {verdict.candidate_id: verdict for verdict in turn.verdicts}
-    for candidate in turn.candidates:
+    for candidate, verdict in _judged(turn):
         question = asked[candidate.prompt_id]
-        yield observer.observe(question.prompt, candidate, judged[candidate.id], question.reference)
+        yield observer.observe(question.prompt, candidate, verdict, question.reference)
 
 
-def _opinions(turn: Turn) -> Iterator[tuple[str, Candidate, Sequence[Verdict]]]:
-    """Every candidate that the members of a committee judged, with what each of them said."""
-    said = {verdict.candidate_id: verdict.opinions for verdict in turn.verdicts if verdict.opinions}
-    return ((each.prompt_id, each, said[each.id]) for each in turn.candidates if each.id in said)
+def _judged(turn: Turn) -> Iterator[tuple[Candidate, Verdict]]:
+    """In the order sampled. Only verdicts are held in memory, which carry no text."""
+    verdicts = {verdict.candidate_id: verdict for verdict in turn.verdicts}
+    return ((candidate, verdicts[candidate.id]) for candidate in turn.candidates)
 
 
 def _asked(suite: Suite, questions: Sequence[Question], max_tokens: int) -> Asked:

@@ -14,7 +14,7 @@ from erpo_ray.errors import RunFailed
 from erpo_ray.evaluate.gate import Decision, accept
 from erpo_ray.evaluate.metrics import evaluation, row
 from erpo_ray.explore import Backend, Phase, explore, prove_judge, saturated, why_no_pairs
-from erpo_ray.judging.ensemble import Review, committee_of, reviews
+from erpo_ray.judging.ensemble import Review, committee_of, opinions, reviews
 from erpo_ray.methods.base import History, Imitate, Outcome, Prefer, Stage, Task
 from erpo_ray.pairs import median_passing_length
 from erpo_ray.rundir import RunDir, StageDir
@@ -130,7 +130,7 @@ class Scene:
         limit = judge.max_failure_rate
         groups = explore(s, requests, policy, self.backend, self.run.id, self.phase, limit, prefix)
         if isinstance(judge, JudgeEnsemble):
-            s.once(f"{prefix}reviews.jsonl", Review, lambda: reviews(_judged(groups), committee_of(judge)))
+            s.once(f"{prefix}reviews.jsonl", Review, lambda: reviews(opinions(_judged(groups)), committee_of(judge)))
         return groups
 
     def _measure(self, s: StageDir, policy: Policy) -> Evaluation:
@@ -158,12 +158,9 @@ class Scene:
         return outcome
 
 
-def _judged(groups: Sequence[Group]) -> Iterator[tuple[str, Candidate, Sequence[Verdict]]]:
-    """Every candidate that the members of an ensemble judged, with what each of them said."""
+def _judged(groups: Sequence[Group]) -> Iterator[tuple[Candidate, Verdict]]:
     for group in groups:
-        for candidate, verdict in zip(group.candidates, group.verdicts, strict=True):
-            if verdict.opinions:
-                yield group.prompt.id, candidate, verdict.opinions
+        yield from zip(group.candidates, group.verdicts, strict=True)
 
 
 def _led(outcome: Outcome, lead: Callable[[Path], Path]) -> Outcome:

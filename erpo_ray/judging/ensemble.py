@@ -149,6 +149,11 @@ def join(candidate: Candidate, verdicts: Sequence[Verdict], committee: Committee
     )
 
 
+def opinions(judged: Iterable[tuple[Candidate, Verdict]]) -> Iterator[tuple[str, Candidate, Sequence[Verdict]]]:
+    """Every candidate that the members of an ensemble judged, with its prompt's id and what each of them said."""
+    return ((candidate.prompt_id, candidate, verdict.opinions) for candidate, verdict in judged if verdict.opinions)
+
+
 def reviews(judged: Iterable[tuple[str, Candidate, Sequence[Verdict]]], committee: Committee) -> Iterator[Review]:
     """Of (prompt id, candidate, verdict of each member), those that a person should look at, in order."""
     for prompt_id, candidate, verdicts in judged:
