@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from erpo_ray.train import packed
@@ -81,19 +82,12 @@ def sequence_logps(model: nn.Module, rows: Sequence[Sequences], batch_size: int,
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for at in range(0, len(rows), batch_size):
             indices = by_context[at : at + batch_size]
-            batch = _moved(
-                collate([(rows[i].context, completion) for i in indices for completion in rows[i].completions]), device
-            )
+            parts = [(rows[i].context, completion) for i in indices for completion in rows[i].completions]
+            batch: Any = send_to_device(collate(parts), device)
             values = iter(completion_logps(model, batch).tolist())
             found.update({i: tuple(next(values) for _ in rows[i].completions) for i in indices})
     model.train(training)
     return [found[i] for i in range(len(rows))]
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, dict):
-        return {name: _moved(value, device) for name, value in batch.items()}
-    return [_moved(value, device) for value in batch] if isinstance(batch, list) else batch.to(device)
 
 
 def _unwrapped(model: Any) -> Any:

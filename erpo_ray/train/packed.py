@@ -60,8 +60,8 @@ def _losses(tree: Tree, offsets: Sequence[int]) -> Batch:
     first: dict[int, int] = {}
     for index, segment in enumerate(tree.segments):
         first[index] = len(targets)
+        above = offsets[segment.parent] + len(tree.segments[segment.parent].tokens)
         for at in range(len(segment.tokens) - segment.completion, len(segment.tokens)):
-            above = offsets[segment.parent] + len(tree.segments[segment.parent].tokens)
             predicts.append((offsets[index] + at if at else above) - 1)
             targets.append(segment.tokens[at])
     counts = [tree.segments[leaf].completion for leaf in tree.leaves]
