@@ -137,8 +137,8 @@ def evaluate(
 
     book = rules.load(config.rules.path)
     judged = [config.model_copy(update={"judge": suite.judge or config.judge}) for suite, _ in asked]
-    for each in judged:
-        preflight.judge(each.judge, book)
+    for judge in dict.fromkeys(each.judge for each in judged):
+        preflight.judge(judge, book)
     renderer = ModelRenderer(model)
     _require_room(asked, renderer, config)
     progress = Progress()

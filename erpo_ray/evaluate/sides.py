@@ -58,9 +58,9 @@ def _evaluation(name: str, path: Path) -> tuple[Side, Texts]:
             wanted = {id for suite, id in keys if suite == stage.name}
             for prefix in ("", f"{SECOND}_") if wanted else ():
                 if (stage / f"{prefix}{QUESTIONS}").exists():
-                    questions = {q.prompt.id: q.prompt for q in read_rows(stage / f"{prefix}{QUESTIONS}", Question)}
+                    prompts = {q.prompt.id: q.prompt for q in read_rows(stage / f"{prefix}{QUESTIONS}", Question)}
                     answers = _ledger(stage / f"{prefix}candidates.jsonl", Candidate)
-                    found |= _texts(stage.name, wanted, questions, answers)
+                    found |= _texts(stage.name, wanted, prompts, answers)
         return found
 
     return Side(name, told.inputs.get("policy", ""), _settings(told), rows), texts
