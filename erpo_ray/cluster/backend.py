@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from erpo_ray.cluster import training
 from erpo_ray.cluster.crew import RayCrew
 from erpo_ray.cluster.data import read_prompts
 from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pooled import PooledBackend
 from erpo_ray.cluster.start import join, leave
+from erpo_ray.cluster.training import Trainers
 from erpo_ray.config import Config, Data
 from erpo_ray.engines.judges import has_model
 from erpo_ray.prompts.mixing import Mix
@@ -22,6 +22,7 @@ class RayBackend(PooledBackend):
         judges = config.cluster.judge_workers if has_model(config.judge) else 0
         self._joined = join(config.cluster, judges)
         self._workers = RayCrew(config, self._joined)
+        self._trainers = Trainers(config.cluster, self._joined)
         super().__init__(config, self._workers, progress)
 
     def prompts(self, data: Data, categories: Sequence[str], seed: int) -> Mix:
@@ -31,9 +32,10 @@ class RayBackend(PooledBackend):
     def close(self) -> None:
         """End the workers; a cluster we started ends too."""
         super().close()
+        self._trainers.close()
         leave(self._joined)
 
     def _train(self, job: Job) -> dict[str, float]:
         if self._joined.gpu and self._config.cluster.share_gpu:
             self._workers.sleep()
-        return training.launch(job, self._config.cluster, self._joined, self._progress)
+        return self._trainers.train(job, self._progress)

@@ -43,17 +43,12 @@ def read_prompts(data: Data, categories: Sequence[str] = (), seed: int = 0) -> m
     return mixing.gather(data, categories, seed, read)
 
 
-def artefact(path: Path) -> ray.data.Dataset:
-    """The lines of a JSON-lines artefact, in order, as bytes in the column `line`.
+def rows(path: Path, kind: type[T]) -> Iterator[T]:
+    """Rows of a JSON-lines artefact, in order; every checksum is verified again where the row is used.
 
     Ray Data's own text reader is not used: it also breaks lines at U+2028 and its like, which stand inside texts.
     """
-    return ray.data.read_binary_files(str(path)).flat_map(_lines)
-
-
-def rows(shard: ray.data.DataIterator, kind: type[T], path: Path) -> Iterator[T]:
-    """Rows that a worker gets of `artefact(path)`; every checksum is verified again where the row is used."""
-    lines: Any = (row["line"] for row in shard.iter_rows())
+    lines: Any = (row["line"] for row in ray.data.read_binary_files(str(path)).flat_map(_lines).iter_rows())
     return artefact_rows(lines, kind, path)
 
 

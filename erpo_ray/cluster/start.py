@@ -67,15 +67,22 @@ def leave(joined: Joined) -> None:
 def _local() -> Path:
     base = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="erpo-", dir=base if len(base) <= _LONGEST_TEMP else "/tmp"))
-    ray.init(
-        address="local",
-        num_cpus=max(2, cores()),
-        object_store_memory=_OBJECT_STORE,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        _temp_dir=str(folder),
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(2, cores()),
+            object_store_memory=_OBJECT_STORE,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _temp_dir=str(folder),
+        )
+    except Exception as error:
+        # Ray has no class of its own for this: it gives its processes half a minute, which a busy machine exceeds.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise EnvironmentFault(
+            f"Ray did not start on this machine: {error} If other work keeps it busy, start the same command again"
+        ) from error
     return folder
 
 

@@ -1,15 +1,22 @@
-"""One stage's training under Ray Train: 1..n workers, gloo on CPU, NCCL on GPUs. `job` holds what they do."""
+"""Ray Train workers that stay up from a run's first training to its end: 1..n, gloo on CPU, NCCL on GPUs.
+
+Their start and their imports take longer than a short stage trains, so they are paid once. `job` holds what they do.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import ray
 
 from erpo_ray.cluster import data
 from erpo_ray.cluster.crew import TRAIN_SHARE
@@ -21,44 +28,137 @@ from erpo_ray.errors import RunFailed
 _PROGRESS_FILE = "progress.json"
 _POLL_S = 1.0
 _LAST_LINES = 3
+_PARTING_S = 20.0
+"""Seconds that idle workers have to end by themselves."""
 
 
-def launch(job: Job, cluster: Cluster, joined: Joined, progress: Progress) -> dict[str, float]:
-    """Train and return the metrics of rank 0. RunFailed with the cause's last lines when a worker fails.
+class Trainers:
+    """A worker group of Ray Train, started with the first job. One that failed or died is followed by a new one."""
 
-    Each launch has a Ray Train name of its own: Ray Train would take a known name for a run to resume. Checkpoints are
-    the trainer's, in `job.work`.
+    def __init__(self, cluster: Cluster, joined: Joined) -> None:
+        self._cluster, self._joined = cluster, joined
+        self._group: _Group | None = None
+
+    def train(self, job: Job, progress: Progress) -> dict[str, float]:
+        """Train and return the metrics of rank 0. RunFailed with the cause's last lines when a worker fails."""
+        if self._group is None or self._group.ended:
+            self._group = _Group(trainer(self._cluster, self._joined, job.work, desk := _desk()), desk)
+        with _watch(job.work / _PROGRESS_FILE, progress):
+            return self._group.do(job)
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._group:
+            self._group.part()
+
+
+def trainer(cluster: Cluster, joined: Joined, storage: Path, desk: Any) -> Any:
+    """Of Ray Train, under a name of its own: Ray Train would take a known name for a run to resume.
+
+    Checkpoints are the trainer's, in `job.work`; `storage` only has to be seen by all nodes.
     """
-    from ray.train import DataConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _loop,
-        train_loop_config={"job": job},
+        train_loop_config={"desk": desk},
         scaling_config=ScalingConfig(
             num_workers=cluster.train_workers,
             use_gpu=joined.gpu,
             resources_per_worker=_resources(cluster, joined),
         ),
-        run_config=RunConfig(name=f"{job.out.name.strip('.')}-{uuid.uuid4().hex[:12]}", storage_path=str(job.work)),
-        datasets={"train": data.artefact(job.rows)},
-        # Every rank sees all rows; the sampler of the trainer gives each its part.
-        dataset_config=DataConfig(datasets_to_split=[]),
+        run_config=RunConfig(name=f"erpo-{uuid.uuid4().hex[:12]}", storage_path=str(storage)),
     )
-    with _watch(job.work / _PROGRESS_FILE, progress):
-        return _fit(trainer)
 
 
-def _fit(trainer: Any) -> dict[str, float]:
-    from ray.train import TrainingFailedError, WorkerGroupError
+class Desk:
+    """Where the driver leaves jobs, which every rank takes in turn, and rank 0 their metrics."""
 
-    try:
-        return trainer.fit().return_value
-    except TrainingFailedError as error:
-        failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-        cause = str(failures[min(failures)]) if failures else str(error)
-        lines = [line.strip() for line in cause.splitlines() if line.strip()]
-        raise RunFailed(f"training failed: {' | '.join(lines[-_LAST_LINES:])}") from error
+    def __init__(self) -> None:
+        self._jobs: list[Job | None] = []
+        self._results: list[dict[str, float]] = []
+        self._news = asyncio.Condition()
+
+    async def leave(self, job: Job | None) -> None:
+        """A job, or None when there will be no other."""
+        async with self._news:
+            self._jobs.append(job)
+            self._news.notify_all()
+
+    async def take(self, number: int) -> Job | None:
+        """The job of that number, once it is there."""
+        async with self._news:
+            await self._news.wait_for(lambda: len(self._jobs) > number)
+            return self._jobs[number]
+
+    async def finish(self, metrics: dict[str, float]) -> None:
+        """The metrics of the next job in turn."""
+        async with self._news:
+            self._results.append(metrics)
+            self._news.notify_all()
+
+    async def result(self, number: int) -> dict[str, float]:
+        """The metrics of the job of that number, once they are there."""
+        async with self._news:
+            await self._news.wait_for(lambda: len(self._results) > number)
+            return self._results[number]
+
+
+class _Group:
+    """One `fit` of Ray Train in a thread of the driver: it goes on while rollouts are drawn."""
+
+    def __init__(self, trainer: Any, desk: Any) -> None:
+        self._desk, self._jobs, self._busy = desk, 0, False
+        self._fit: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(trainer,), daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        return self._fit.done()
+
+    def do(self, job: Job) -> dict[str, float]:
+        result = self._desk.result.remote(self._jobs)
+        self._desk.leave.remote(job)
+        self._jobs, self._busy = self._jobs + 1, True
+        while not ray.wait([result], timeout=_POLL_S)[0]:
+            if self._fit.done():
+                self._fit.result()
+        self._busy = False
+        return ray.get(result)
+
+    def part(self) -> None:
+        """Those that are in the middle of a job end with the driver's connection."""
+        if not self._busy:
+            self._desk.leave.remote(None)
+            self._thread.join(_PARTING_S)
+
+    def _run(self, trainer: Any) -> None:
+        from ray.train import TrainingFailedError
+
+        try:
+            trainer.fit()
+            self._fit.set_result(None)
+        except TrainingFailedError as error:
+            self._fit.set_exception(_failure(error))
+        except BaseException as error:
+            self._fit.set_exception(error)
+
+
+def _failure(error: Any) -> RunFailed:
+    from ray.train import WorkerGroupError
+
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    cause = str(failures[min(failures)]) if failures else str(error)
+    lines = [line.strip() for line in cause.splitlines() if line.strip()]
+    failed = RunFailed(f"training failed: {' | '.join(lines[-_LAST_LINES:])}")
+    failed.__cause__ = error
+    return failed
+
+
+def _desk() -> Any:
+    return ray.remote(num_cpus=0)(Desk).remote()
 
 
 def _resources(cluster: Cluster, joined: Joined) -> dict[str, float]:
@@ -68,15 +168,30 @@ def _resources(cluster: Cluster, joined: Joined) -> dict[str, float]:
     return {"CPU": min(1.0, joined.cpus / (2 * cluster.train_workers))}
 
 
-def _loop(config: dict[str, Any]) -> dict[str, float]:
-    """What every rank runs."""
+def _loop(config: dict[str, Any]) -> None:
+    """What every rank runs: one job after another."""
     from ray import train as ray_train
 
-    job: Job = config["job"]
-    context = ray_train.get_context()
-    report = _reporter(job.work / _PROGRESS_FILE) if context.get_world_rank() == 0 else None
-    shard: Any = ray_train.get_dataset_shard("train")
-    return train(job, data.rows(shard, job.kind, job.rows), report)
+    desk, first = config["desk"], ray_train.get_context().get_world_rank() == 0
+    number = 0
+    while (job := _taken(desk, number)) is not None:
+        metrics = train(job, data.rows(job.rows, job.kind), _reporter(job.work / _PROGRESS_FILE) if first else None)
+        if first:
+            ray.get(desk.finish.remote(metrics))
+        number += 1
+        _clear()
+
+
+def _taken(desk: Any, number: int) -> Job | None:
+    return ray.get(desk.take.remote(number))
+
+
+def _clear() -> None:
+    """Leave the memory, a shared GPU's above all, to those who work next."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _reporter(path: Path) -> Progress:

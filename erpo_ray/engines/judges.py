@@ -40,7 +40,7 @@ def judge_of(settings: AnyJudge, bench: Bench) -> Judge:
     if isinstance(settings, JudgeReward):
         model = RewardModel(materialise(settings.model, "judge.model"), settings, bench.gpu)
         return RewardJudge(settings, model.score)
-    return RulesJudge(settings, bench.book, bench.dialect, Embedder().similarity)
+    return RulesJudge(settings, bench.book, bench.dialect, Embedder(rough=True).similarity)
 
 
 def has_model(settings: AnyJudge) -> bool:

@@ -1,4 +1,4 @@
-"""`erpo eval` on embedded suites and a file of one's own with the embedded model, killed once on the way, and `erpo compare` of two of them."""
+"""`erpo eval` on embedded suites and a file of one's own, killed once on the way, and `erpo compare` of two of them."""
 
 from __future__ import annotations
 

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import ray
 
-from erpo_ray.cluster import canary, data, training
+from erpo_ray.cluster import canary, data, start, training
 from erpo_ray.cluster.backend import RayBackend
-from erpo_ray.cluster.job import Job
 from erpo_ray.cluster.pooled import PooledBackend
 from erpo_ray.cluster.start import join
 from erpo_ray.config import Cluster, Config, Data, Source
@@ -160,25 +159,33 @@ def test_two_gloo_workers_train_and_the_engine_takes_the_weights_in_place(
     check(list(backend.rollouts(requests(renderer, 4), (), "run", "stage")), 8, trained, renderer)
 
 
-def test_examples_train_too(backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path) -> None:
-    file = rows_file(tmp_path / "examples.jsonl", examples(renderer))
-    out, work = tmp_path / "policy", tmp_path / "work"
-    for path in (out, work):
-        path.mkdir()
-    metrics = backend.imitate(backend.policy(smol), file, FIT, out, work)
-    assert metrics["loss_last"] < metrics["loss_first"]
-    assert Renderer(out).render("x") == renderer.render("x")
-
-
 def test_a_damaged_row_stops_training_with_its_line(
     backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path
 ) -> None:
     file = rows_file(tmp_path / "pairs.jsonl", pairs(renderer))
     file.write_bytes(file.read_bytes().replace(b'"q3"', b'"q9"'))
     (tmp_path / "work").mkdir()
-    policy = backend.policy(smol)
+    policy, group = backend.policy(smol), backend._trainers._group
+    assert group and not group.ended
     with pytest.raises(RunFailed, match=r"training failed: .*pairs\.jsonl, line 4: damaged"):
         backend.prefer(policy, policy, file, Objective(beta=0.1), FIT, tmp_path / "policy", tmp_path / "work")
+    # The workers of the training before were given this one too.
+    assert backend._trainers._group is group and group.ended
+
+
+def test_examples_train_too_in_a_new_group_where_the_last_one_failed(
+    backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path
+) -> None:
+    failed = backend._trainers._group
+    file = rows_file(tmp_path / "examples.jsonl", examples(renderer))
+    out, work = tmp_path / "policy", tmp_path / "work"
+    for path in (out, work):
+        path.mkdir()
+    metrics = backend.imitate(backend.policy(smol), file, FIT, out, work)
+    assert metrics["loss_last"] < metrics["loss_first"]
+    group = backend._trainers._group
+    assert group and group is not failed and not group.ended
+    assert Renderer(out).render("x") == renderer.render("x")
 
 
 def test_weights_other_than_the_policys_stop_the_run(backend: RayBackend, smol: Path, monkeypatch: Any) -> None:
@@ -193,7 +200,7 @@ def test_weights_other_than_the_policys_stop_the_run(backend: RayBackend, smol: 
 def test_ray_data_gives_a_trainer_its_rows_in_order(backend: RayBackend, renderer: Renderer, tmp_path: Path) -> None:
     rows = examples(renderer)
     file = rows_file(tmp_path / "examples.jsonl", rows)
-    assert list(data.rows(data.artefact(file).iterator(), Example, file)) == rows
+    assert list(data.rows(file, Example)) == rows
 
 
 def test_ray_data_reads_prompts_as_this_process_would(backend: RayBackend, tmp_path: Path) -> None:
@@ -212,21 +219,28 @@ def test_a_fault_in_a_prompt_file_keeps_its_line_over_ray_data(backend: RayBacke
         data.read_prompts(Data(train=(Source(path=str(file)),)))
 
 
+def test_a_machine_too_busy_for_ray_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    made: list[Path] = []
+    mkdtemp = start.tempfile.mkdtemp
+    monkeypatch.setattr(start.tempfile, "mkdtemp", lambda **_: made.append(Path(mkdtemp(dir=tmp_path))) or made[-1])
+    monkeypatch.setattr(start.ray, "init", late)
+    monkeypatch.setattr(start.ray, "is_initialized", lambda: False)
+    with pytest.raises(EnvironmentFault, match="timed out during startup. If other work keeps it busy"):
+        join(Cluster())
+    assert made and not made[0].exists()
+
+
 def test_gpus_that_are_not_there_are_named(backend: RayBackend) -> None:
     with pytest.raises(EnvironmentFault, match="need 3 GPUs, the cluster has 0"):
         join(Cluster(gpu=True, share_gpu=False, rollout_workers=2))
 
 
-def test_launches_never_share_a_ray_train_name(
-    backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names: list[str] = []
-    monkeypatch.setattr(training, "_fit", lambda trainer: names.append(trainer.run_config.name) or {})
-    file = rows_file(tmp_path / "pairs.jsonl", pairs(renderer))
-    job = Job(smol, file, FIT, tmp_path / "policy", tmp_path)
-    for _ in range(2):
-        training.launch(job, CONFIG.cluster, backend._joined, lambda step, steps, metrics: None)
-    assert len(set(names)) == 2
+def test_no_two_groups_share_a_ray_train_name(backend: RayBackend, tmp_path: Path) -> None:
+    made = [training.trainer(CONFIG.cluster, backend._joined, tmp_path, None) for _ in range(2)]
+    assert made[0].run_config.name != made[1].run_config.name
 
 
 def test_everything_in_one_process(renderer: Renderer, smol: Path, tmp_path: Path) -> None:

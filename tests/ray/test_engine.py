@@ -271,6 +271,12 @@ def test_similarity_orders_answers_by_relevance(embedder: Embedder) -> None:
     assert embedder.similarity([]) == []
 
 
+def test_rough_similarity_is_near_the_exact_one(embedder: Embedder) -> None:
+    seeds = loaders.read(Source(path="seeds", split="evaluate"))[:64]
+    pairs = [(one.text, other.text) for one, other in zip(seeds, seeds[1:], strict=False)]
+    assert Embedder(rough=True).similarity(pairs) == pytest.approx(embedder.similarity(pairs), abs=0.01)
+
+
 def test_embeddings_do_not_depend_on_their_batch(embedder: Embedder) -> None:
     alone = embedder.embed(["a short one"])[0]
     among = embedder.embed(["a much longer text about many things " * 10, "a short one", "third"])[1]

@@ -26,6 +26,9 @@ LLM = JudgeLLM(base_url="http://127.0.0.1:1/v1", model="m")
 
 
 class Embedder:
+    def __init__(self, rough: bool) -> None:
+        assert rough
+
     def similarity(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         return [0.6] * len(pairs)
 
