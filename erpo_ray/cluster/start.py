@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +46,8 @@ def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     own = None
     if not ray.is_initialized():
-        own = _local() if not (cluster.address or os.environ.get("RAY_ADDRESS")) else _remote(cluster.address)
+        with _handlers_kept():
+            own = _local() if not (cluster.address or os.environ.get("RAY_ADDRESS")) else _remote(cluster.address)
     # The terminal has progress bars of our own; that Ray's are off is not worth a warning.
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -62,6 +67,19 @@ def leave(joined: Joined) -> None:
     ray.shutdown()
     if joined.own:
         shutil.rmtree(joined.own, ignore_errors=True)
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray's start takes SIGTERM for itself, and would end a run with it before the run could say how it ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _local() -> Path:

@@ -53,7 +53,10 @@ def renderer(smol: Path) -> Renderer:
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[RayBackend]:
+    before = signal.getsignal(signal.SIGTERM)
     backend = RayBackend(CONFIG)
+    # Ray takes the signal for itself, and a run must be able to say that it was stopped.
+    assert signal.getsignal(signal.SIGTERM) == before
     yield backend
     backend.close()
 
