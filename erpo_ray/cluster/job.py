@@ -35,10 +35,18 @@ class Job:
 
 
 def train(job: Job, rows: Iterable[Any], report: Progress | None) -> dict[str, float]:
-    """Train on the rows, write a model directory into `job.out`, return metrics."""
+    """Train on the rows, write a model directory into `job.out`, return metrics. Leaves its memory to others."""
+    from erpo_ray.train import models
+
+    metrics = _train(job, list(rows), report)
+    models.release()
+    return metrics
+
+
+def _train(job: Job, rows: list[Any], report: Progress | None) -> dict[str, float]:
     from erpo_ray.train import dpo, sft
 
     if job.objective is None:
-        return sft.imitate(job.policy, list(rows), job.training, job.out, job.work, report)
+        return sft.imitate(job.policy, rows, job.training, job.out, job.work, report)
     assert job.reference is not None
-    return dpo.prefer(job.policy, job.reference, list(rows), job.objective, job.training, job.out, job.work, report)
+    return dpo.prefer(job.policy, job.reference, rows, job.objective, job.training, job.out, job.work, report)

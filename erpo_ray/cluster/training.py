@@ -6,7 +6,6 @@ Their start and their imports take longer than a short stage trains, so they are
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 import uuid
 from collections.abc import Iterator
@@ -179,19 +178,10 @@ def _loop(config: dict[str, Any]) -> None:
         if first:
             ray.get(desk.finish.remote(metrics))
         number += 1
-        _clear()
 
 
 def _taken(desk: Any, number: int) -> Job | None:
     return ray.get(desk.take.remote(number))
-
-
-def _clear() -> None:
-    """Leave the memory, a shared GPU's above all, to those who work next."""
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def _reporter(path: Path) -> Progress:

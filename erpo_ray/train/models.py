@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,9 @@ def save(model: PreTrainedModel | PeftModel, source: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     plain.to(torch.bfloat16).save_pretrained(out)
     dress(out, source, "bfloat16")
+
+
+def release() -> None:
+    """Give the memory of models that nobody holds back, a shared GPU's above all."""
+    gc.collect()
+    torch.cuda.empty_cache()
