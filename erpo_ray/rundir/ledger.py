@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from erpo_ray.errors import UsageError
 from erpo_ray.rundir.failpoints import failpoint
 from erpo_ray.rundir.files import Files
+from erpo_ray.rundir.index import Index
 from erpo_ray.rundir.lines import Line, damaged, ledger_line, typed, verify
 from erpo_ray.types import decode, encode
 
@@ -54,6 +55,7 @@ class Ledger(Generic[T]):
         self.files, self.path, self.kind, self.epoch = files, path, kind, epoch
         self._after, self._check, self._note, self._clock = after, check, note, clock
         self._key: Callable[[T], str] = attrgetter(_id_field(kind))
+        self._appended = f"{path.stem}:appended"
         self._pending: set[str] = set()
         self._since = 0.0
         self._read_only = read_only
@@ -62,7 +64,9 @@ class Ledger(Generic[T]):
             check()
             if files.exists(path):
                 self._trim()
-        self._ids = {self._key(row) for row in self}
+        self._ids = Index()
+        for row in self:
+            self._ids.add(self._key(row))
         if not read_only:
             self._begin()
 
@@ -74,15 +78,14 @@ class Ledger(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """All rows in the order written, read from the file (unsynced ones too)."""
-        seen: set[str] = set()
+        seen = Index()
         for number, line in self._lines():
             row = typed(line, self.kind, self.path, number)
             key = self._key(row)
-            if key in seen:
+            if not seen.add(key):
                 continue
             if self._after is not None and key not in self._after:
                 raise damaged(self.path, number, f"{key} is not in {self._after.path.name}")
-            seen.add(key)
             yield row
 
     def append(self, row: T) -> bool:
@@ -97,7 +100,7 @@ class Ledger(Generic[T]):
         if self._after is not None and key in self._after._pending:
             self._after.sync()
         self.files.append(self.path, ledger_line(data, self.epoch))
-        failpoint(f"{self.path.stem}:appended")
+        failpoint(self._appended)
         if not self._pending:
             self._since = self._clock()
         self._ids.add(key)
