@@ -1,0 +1,51 @@
+"""Every bench that has goals, one after the other, then all their measures in one table.
+
+python bench/all.py
+
+Exits with 1 when a bench fails or a measure misses its goal by more than a tenth.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SEEDS = HERE.parent / "erpo_ray" / "prompts" / "seeds"
+MODEL = "smollm2-135m-instruct"
+BENCHES = (
+    ("driver.py",),
+    ("startup.py",),
+    ("train.py", MODEL),
+    ("evaluate.py", MODEL, str(SEEDS / "violence.jsonl"), str(SEEDS / "everyday.jsonl"), "--rounds", "5"),
+)
+
+
+def run(command: Sequence[str]) -> tuple[bool, list[str]]:
+    """Show what the bench prints as it comes; whether it is content, and its measures."""
+    print(f"\n== {' '.join(command)}", flush=True)
+    lines = []
+    with subprocess.Popen(
+        [sys.executable, str(HERE / command[0]), *command[1:]], stdout=subprocess.PIPE, text=True
+    ) as bench:
+        assert bench.stdout is not None
+        for line in bench.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    return bench.returncode == 0, [line for line in lines if line.split()[-1:] in (["pass"], ["short"])]
+
+
+def main() -> int:
+    found = {command[0]: run(command) for command in BENCHES}
+    print("\n== all measures")
+    for _, measures in found.values():
+        print("".join(measures), end="")
+    failed = [name for name, (content, _) in found.items() if not content]
+    print(f"\nshort by more than a tenth, or failed: {', '.join(failed)}" if failed else "\nall goals are met")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
