@@ -65,8 +65,13 @@ class Ledger(Generic[T]):
             if files.exists(path):
                 self._trim()
         self._ids = Index()
-        for row in self:
-            self._ids.add(self._key(row))
+        self._doubled = False
+        for number, row in self._rows():
+            key = self._key(row)
+            if not self._ids.add(key):
+                self._doubled = True
+            elif after is not None and key not in after:
+                raise damaged(path, number, f"{key} is not in {after.path.name}")
         if not read_only:
             self._begin()
 
@@ -78,14 +83,12 @@ class Ledger(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """All rows in the order written, read from the file (unsynced ones too)."""
-        seen = Index()
-        for number, line in self._lines():
-            row = typed(line, self.kind, self.path, number)
-            key = self._key(row)
-            if not seen.add(key):
-                continue
-            if self._after is not None and key not in self._after:
-                raise damaged(self.path, number, f"{key} is not in {self._after.path.name}")
+        seen: set[str] = set()
+        for _, row in self._rows():
+            if self._doubled:
+                if (key := self._key(row)) in seen:
+                    continue
+                seen.add(key)
             yield row
 
     def append(self, row: T) -> bool:
@@ -119,6 +122,10 @@ class Ledger(Generic[T]):
     def close(self) -> None:
         self.sync()
         self.files.close(self.path)
+
+    def _rows(self) -> Iterator[tuple[int, T]]:
+        for number, line in self._lines():
+            yield number, typed(line, self.kind, self.path, number)
 
     def _lines(self) -> Iterator[tuple[int, Line]]:
         """Line numbers and verified lines with rows, without those of a fenced driver."""
