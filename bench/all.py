@@ -19,7 +19,16 @@ BENCHES = (
     ("driver.py",),
     ("startup.py",),
     ("train.py", MODEL),
-    ("evaluate.py", MODEL, str(SEEDS / "violence.jsonl"), str(SEEDS / "everyday.jsonl"), "--rounds", "5"),
+    (
+        "evaluate.py",
+        MODEL,
+        str(SEEDS / "violence.jsonl"),
+        str(SEEDS / "everyday.jsonl"),
+        "--limit",
+        "150",
+        "--rounds",
+        "5",
+    ),
 )
 
 
