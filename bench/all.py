@@ -9,36 +9,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).parent
-SEEDS = HERE.parent / "erpo_ray" / "prompts" / "seeds"
+ROOT = Path(__file__).parents[1]
 MODEL = "smollm2-135m-instruct"
+SEEDS = "erpo_ray/prompts/seeds"
 BENCHES = (
-    ("driver.py",),
-    ("startup.py",),
-    ("train.py", MODEL),
-    (
-        "evaluate.py",
-        MODEL,
-        str(SEEDS / "violence.jsonl"),
-        str(SEEDS / "everyday.jsonl"),
-        "--limit",
-        "150",
-        "--rounds",
-        "5",
-    ),
+    "driver.py",
+    "startup.py",
+    f"train.py {MODEL}",
+    f"evaluate.py {MODEL} {SEEDS}/violence.jsonl {SEEDS}/everyday.jsonl --limit 150 --rounds 5",
 )
 
 
-def run(command: Sequence[str]) -> tuple[bool, list[str]]:
+def run(command: str) -> tuple[bool, list[str]]:
     """Show what the bench prints as it comes; whether it is content, and its measures."""
-    print(f"\n== {' '.join(command)}", flush=True)
+    print(f"\n== {command}", flush=True)
     lines = []
-    with subprocess.Popen(
-        [sys.executable, str(HERE / command[0]), *command[1:]], stdout=subprocess.PIPE, text=True
-    ) as bench:
+    script, *arguments = command.split()
+    call = [sys.executable, f"bench/{script}", *arguments]
+    with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, text=True) as bench:
         assert bench.stdout is not None
         for line in bench.stdout:
             print(line, end="", flush=True)
@@ -47,12 +37,12 @@ def run(command: Sequence[str]) -> tuple[bool, list[str]]:
 
 
 def main() -> int:
-    found = {command[0]: run(command) for command in BENCHES}
+    found = {command.split()[0]: run(command) for command in BENCHES}
     print("\n== all measures")
     for _, measures in found.values():
         print("".join(measures), end="")
     failed = [name for name, (content, _) in found.items() if not content]
-    print(f"\nshort by more than a tenth, or failed: {', '.join(failed)}" if failed else "\nall goals are met")
+    print(f"\nshort by more than a tenth, or failed: {', '.join(failed)}" if failed else "\nno goal is missed by more than a tenth")
     return int(bool(failed))
 
 
