@@ -42,7 +42,7 @@ def main() -> int:
     for _, measures in found.values():
         print("".join(measures), end="")
     failed = [name for name, (content, _) in found.items() if not content]
-    print(f"\nshort by more than a tenth, or failed: {', '.join(failed)}" if failed else "\nno goal is missed by more than a tenth")
+    print(f"\nfailed, or short by more than a tenth: {', '.join(failed) or 'none'}")
     return int(bool(failed))
 
 
