@@ -30,12 +30,13 @@ COMPILE = .cache/lock/bin/pip-compile --quiet --generate-hashes $(if $(UPGRADE),
 	$(EXCLUDE:%=--unsafe-package %)
 PYTEST := $(OFFLINE) $(BIN)/python -m pytest
 
-.PHONY: help install demo test check format lock clean
+.PHONY: help install demo test check bench format lock clean
 
 help:
 	@echo "make demo     install if needed, then align the embedded model: runs/demo"
 	@echo "make test     install if needed, then linters and all tests"
 	@echo "make check    linters, types and import rules only"
+	@echo "make bench    every bench with its goals (bench/README.md): hours on two cores"
 	@echo "make format   let ruff rewrite the sources"
 	@echo "make lock     resolve requirements/in.txt again (UPGRADE=1 moves the pins)"
 	@echo "make clean    remove .venv and .cache; runs/ stays"
@@ -97,6 +98,9 @@ test: check $(TEST_STAMP)
 	$(PYTEST) tests/ray
 	$(PYTEST) tests/e2e
 	$(if $(wildcard tests/gpu),$(PYTEST) tests/gpu)
+
+bench: install
+	$(OFFLINE) $(BIN)/python bench/all.py
 
 format: install
 	$(BIN)/ruff check --fix .

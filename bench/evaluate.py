@@ -16,7 +16,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+from table import Measure, end
 
 from erpo_ray import environment, launch, rules
 from erpo_ray.config import Config
@@ -24,6 +27,7 @@ from erpo_ray.evaluate import suite as suites
 from erpo_ray.rundir import Files, Ledger
 from erpo_ray.types import Candidate
 
+GOAL = 1.1
 Asked = list[tuple[suites.Suite, list[suites.Question]]]
 
 
@@ -112,12 +116,16 @@ def main() -> None:
     model = materialise(given.model)
     print(f"{sum(len(questions) for _, questions in asked)} prompts, at most {given.max_tokens} tokens each")
     print(f"{'':10}{'work s':>10}{'whole s':>10}{'tokens':>10}")
+    ratios: list[tuple[float, float]] = []
     for _ in range(given.rounds):
         rows = {name: alone(measure, model, asked, config) for name, measure in (("bare vLLM", bare), ("erpo", ours))}
         for name, (timing, whole) in rows.items():
             print(f"{name:10}{timing.work:10.1f}{whole:10.1f}{timing.tokens:10}")
         (plain, plain_whole), (erpo, erpo_whole) = rows["bare vLLM"], rows["erpo"]
-        print(f"{'ratio':10}{erpo.work / plain.work:10.3f}{erpo_whole / plain_whole:10.3f}", flush=True)
+        ratios.append((erpo.work / plain.work, erpo_whole / plain_whole))
+        print(f"{'ratio':10}{ratios[-1][0]:10.3f}{ratios[-1][1]:10.3f}", flush=True)
+    work, whole = (median(each) for each in zip(*ratios, strict=True))
+    end([Measure("evaluate: work to bare vLLM", work, "<=", GOAL), Measure("evaluate: whole", whole, "<=", GOAL)])
 
 
 if __name__ == "__main__":

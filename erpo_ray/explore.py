@@ -144,7 +144,7 @@ def _missing(requests: Iterable[Request], have: Container[str], run: str, stage:
     for request in requests:
         wanted = tuple(k for k in request.samples if identity(run, stage, request.prompt.id, k) not in have)
         if wanted:
-            yield replace(request, samples=wanted)
+            yield request if wanted == request.samples else replace(request, samples=wanted)
 
 
 def grouped(requests: Sequence[Request], candidates: Iterable[Candidate], verdicts: Iterable[Verdict]) -> list[Group]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median
 
 from erpo_ray.config import Prefer
@@ -70,9 +71,13 @@ _FAULT: dict[PairKind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A candidate that has scores. `kind` is the kind of pair it can be rejected in; `length` when it passes."""
+    """A candidate that has scores. `kind` is the kind of pair it can be rejected in; `length` when it passes.
+
+    `words` are those of its text, case folded.
+    """
 
     candidate: Candidate
+    words: tuple[str, ...]
     scores: Scores
     refused: bool
     kind: PairKind
@@ -151,7 +156,7 @@ def _usable(group: Group, settings: Prefer, max_tokens: int | None) -> tuple[lis
             reason = f"says the same as {items[words].candidate.id}"
         else:
             kind = _kind(group.prompt.label, candidate, verdict, verdict.scores, settings.min_utility)
-            items[words] = _Item(candidate, verdict.scores, verdict.refused, kind)
+            items[words] = _Item(candidate, words, verdict.scores, verdict.refused, kind)
             continue
         left_out.append(LeftOut(candidate.id, reason))
     return list(items.values()), left_out
@@ -172,13 +177,13 @@ def _pairs(
     composition = Composition(settings.composition, settings.lagrange_multiplier)
     chosen = best(passing, group.prompt.label, composition, _CLEAR_UTILITY if prefer_short else _EQUAL_UTILITY)
     kinds: tuple[PairKind, ...] = (*_ERRORS, "length", "format") if prefer_short else (*_ERRORS, "format", "length")
-    pairs = [
+    found = (
         _pair(group, chosen, rejected, kind)
         for kind in kinds
         if (rejected := _rejected(kind, chosen, items, settings.margin_tokens, cap))
-    ]
-    if pairs:
-        return pairs[: settings.pairs_per_prompt]
+    )
+    if pairs := list(islice(found, settings.pairs_per_prompt)):
+        return pairs
     if cap is not None and chosen.scores.length > cap:
         return f"the shortest that passes has {chosen.scores.length} tokens, the cap is {cap}"
     return f"no candidate is worse or longer by {settings.margin_tokens} tokens"
@@ -189,7 +194,7 @@ def _rejected(kind: PairKind, chosen: _Item, items: Sequence[_Item], margin: int
 
     For length the longest; for an error the one nearest in length to the chosen, so that length is not what is learnt.
     """
-    pool = [item for item in items if item.kind == kind and not _alike(chosen.candidate.text, item.candidate.text)]
+    pool = [item for item in items if item.kind == kind and not _alike(chosen.words, item.words)]
     if kind == "length":
         if cap is not None and chosen.scores.length > cap:
             return None
@@ -200,10 +205,11 @@ def _rejected(kind: PairKind, chosen: _Item, items: Sequence[_Item], margin: int
     return min(pool, key=lambda item: abs(item.scores.length - chosen.scores.length), default=None)
 
 
-def _alike(a: str, b: str) -> bool:
+def _alike(a: Sequence[str], b: Sequence[str]) -> bool:
     """Whether two texts have nearly all their words in common (Dice of word counts)."""
-    words, others = Counter(a.casefold().split()), Counter(b.casefold().split())
-    return 2 * (words & others).total() >= _ALIKE * (words.total() + others.total())
+    least = _ALIKE * (len(a) + len(b))
+    # At most all words of the shorter are common: most texts differ enough in length to say so without a look at them.
+    return 2 * min(len(a), len(b)) >= least and 2 * (Counter(a) & Counter(b)).total() >= least
 
 
 def _pair(group: Group, chosen: _Item, rejected: _Item, kind: PairKind) -> Pair:

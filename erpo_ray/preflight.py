@@ -59,7 +59,7 @@ def check(config: Config, run_dir: Path | None = None) -> Ready:
     lengths(
         prompts,
         prompt_room(config),
-        lambda text: len(_renderer(model_dir).render(text)),
+        lambda text: len(renderer(model_dir).render(text)),
     )
     needed = disk(config, model_dir)
     if run_dir is not None:
@@ -212,7 +212,8 @@ def disk(config: Config, model_dir: Path) -> int:
 
 
 @cache
-def _renderer(model_dir: Path) -> Renderer:
+def renderer(model_dir: Path) -> Renderer:
+    """The model's renderer, loaded once."""
     from erpo_ray.engines.renderer import Renderer
 
     return Renderer(model_dir)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -272,7 +273,12 @@ def encode(value: object) -> bytes:
 
 def decode(data: bytes | str, kind: type[T]) -> T:
     """Inverse of `encode`. Raises msgspec.ValidationError naming the field when the data does not fit."""
-    return msgspec.json.decode(data, type=kind, dec_hook=_build)
+    return _decoder(kind).decode(data)
+
+
+@cache
+def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    return msgspec.json.Decoder(kind, dec_hook=_build)
 
 
 def identity(*parts: object) -> str:

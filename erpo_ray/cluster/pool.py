@@ -92,24 +92,44 @@ class Pool:
         self._judge()
         while self._calls:
             ready = self._crew.wait(list(self._calls), 1.0)
-            for ticket in [*ready, *self._overdue(ready)]:
-                call = self._calls.pop(ticket)
-                yield from self._sampled(call, ticket) if call.kind == "advance" else self._judged(call, ticket)
+            calls = [(self._calls[ticket], ticket) for ticket in [*ready, *self._overdue(ready)]]
+            # All workers go on before the caller stores what is yielded here, and judges between one and the next.
+            sampled = [(call, self._sampled(call, ticket)) for call, ticket in calls if call.kind == "advance"]
+            for call, done in sampled:
+                yield from self._given(call, done)
+                yield from self._meanwhile()
+            for call, ticket in calls:
+                if call.kind == "judge" and ticket in self._calls:
+                    yield from self._judged(call, ticket)
 
-    def _sampled(self, call: _Call, ticket: Any) -> Iterator[Candidate | Verdict]:
+    def _meanwhile(self) -> Iterator[Verdict]:
+        """What judges have to say by now."""
+        judging = {ticket: call for ticket, call in self._calls.items() if call.kind == "judge"}
+        for ticket in self._crew.wait(list(judging), 0.0) if judging else ():
+            yield from self._judged(judging[ticket], ticket)
+
+    def _sampled(self, call: _Call, ticket: Any) -> list[tuple[Prompt, Finished]] | WorkerLost:
+        """What the worker has finished; it goes on at once, unless it is lost."""
+        del self._calls[ticket]
         held = self._held[call.worker]
         try:
             finished: list[Finished] = self._result(call, ticket)
         except WorkerLost as error:
+            return error
+        done = [(held.pop((one.prompt_id, one.sample)).prompt, one) for one in finished]
+        self._advance(call.worker)
+        return done
+
+    def _given(self, call: _Call, done: list[tuple[Prompt, Finished]] | WorkerLost) -> Iterator[Candidate | Verdict]:
+        if isinstance(done, WorkerLost):
+            held = self._held[call.worker]
             self._again.extendleft(reversed(_outstanding(held)))
             held.clear()
-            self._lost(error)
+            self._lost(done)
             self._crew.replace_rollout(call.worker)
             self._advance(call.worker)
             return
-        done = [(held.pop((one.prompt_id, one.sample)).prompt, one) for one in finished]
-        # The worker goes on while the caller stores what is yielded here.
-        self._advance(call.worker)
+        self._losses = 0 if done else self._losses
         for prompt, one in done:
             name = self._name(prompt.id, one.sample)
             candidate = Candidate(
@@ -123,6 +143,7 @@ class Pool:
         self._judge()
 
     def _judged(self, call: _Call, ticket: Any) -> Iterator[Verdict]:
+        del self._calls[ticket]
         items, self._judging[call.worker] = self._judging[call.worker], []
         try:
             verdicts: list[Verdict] = self._result(call, ticket)
@@ -131,6 +152,7 @@ class Pool:
             self._lost(error)
             self._crew.replace_judge(call.worker)
             verdicts = []
+        self._losses = 0 if verdicts else self._losses
         self._judge()
         yield from verdicts
 
@@ -168,10 +190,7 @@ class Pool:
     def _result(self, call: _Call, ticket: Any) -> list[Any]:
         if self._clock() - call.since > CALL_DEADLINE_S and not self._crew.wait([ticket], 0.0):
             raise WorkerLost(f"{call.kind} worker {call.worker} gave no sign for {CALL_DEADLINE_S:.0f} s")
-        result = self._crew.result(ticket)
-        if result:
-            self._losses = 0
-        return result
+        return self._crew.result(ticket)
 
     def _lost(self, error: WorkerLost) -> None:
         self._losses += 1

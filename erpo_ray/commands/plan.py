@@ -35,10 +35,9 @@ def plan(path: Path, overrides: Sequence[str], as_json: bool) -> int:
 
 def facts(config: Config, ready: Ready) -> dict[str, Any]:
     """The plan as plain values. Times are None where a GPU would run it: no rate was measured there."""
-    from erpo_ray.engines.renderer import Renderer
     from erpo_ray.methods import METHODS
 
-    renderer = Renderer(ready.model_dir)
+    renderer = preflight.renderer(ready.model_dir)
     train, evaluate = ready.mix.train, per_source(ready.mix.evaluate, config.evaluate.per_source)
     labels = Counter(prompt.label for prompt in train)
     mean = fmean(len(renderer.render(prompt.text)) for prompt in train[:SAMPLE])

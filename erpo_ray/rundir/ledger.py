@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from erpo_ray.errors import UsageError
 from erpo_ray.rundir.failpoints import failpoint
 from erpo_ray.rundir.files import Files
+from erpo_ray.rundir.index import Index
 from erpo_ray.rundir.lines import Line, damaged, ledger_line, typed, verify
 from erpo_ray.types import decode, encode
 
@@ -54,6 +55,7 @@ class Ledger(Generic[T]):
         self.files, self.path, self.kind, self.epoch = files, path, kind, epoch
         self._after, self._check, self._note, self._clock = after, check, note, clock
         self._key: Callable[[T], str] = attrgetter(_id_field(kind))
+        self._appended = f"{path.stem}:appended"
         self._pending: set[str] = set()
         self._since = 0.0
         self._read_only = read_only
@@ -62,7 +64,14 @@ class Ledger(Generic[T]):
             check()
             if files.exists(path):
                 self._trim()
-        self._ids = {self._key(row) for row in self}
+        self._ids = Index()
+        self._doubled = False
+        for number, row in self._rows():
+            key = self._key(row)
+            if not self._ids.add(key):
+                self._doubled = True
+            elif after is not None and key not in after:
+                raise damaged(path, number, f"{key} is not in {after.path.name}")
         if not read_only:
             self._begin()
 
@@ -75,14 +84,11 @@ class Ledger(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """All rows in the order written, read from the file (unsynced ones too)."""
         seen: set[str] = set()
-        for number, line in self._lines():
-            row = typed(line, self.kind, self.path, number)
-            key = self._key(row)
-            if key in seen:
-                continue
-            if self._after is not None and key not in self._after:
-                raise damaged(self.path, number, f"{key} is not in {self._after.path.name}")
-            seen.add(key)
+        for _, row in self._rows():
+            if self._doubled:
+                if (key := self._key(row)) in seen:
+                    continue
+                seen.add(key)
             yield row
 
     def append(self, row: T) -> bool:
@@ -97,7 +103,7 @@ class Ledger(Generic[T]):
         if self._after is not None and key in self._after._pending:
             self._after.sync()
         self.files.append(self.path, ledger_line(data, self.epoch))
-        failpoint(f"{self.path.stem}:appended")
+        failpoint(self._appended)
         if not self._pending:
             self._since = self._clock()
         self._ids.add(key)
@@ -116,6 +122,10 @@ class Ledger(Generic[T]):
     def close(self) -> None:
         self.sync()
         self.files.close(self.path)
+
+    def _rows(self) -> Iterator[tuple[int, T]]:
+        for number, line in self._lines():
+            yield number, typed(line, self.kind, self.path, number)
 
     def _lines(self) -> Iterator[tuple[int, Line]]:
         """Line numbers and verified lines with rows, without those of a fenced driver."""

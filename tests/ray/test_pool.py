@@ -117,6 +117,35 @@ def test_judging_starts_before_sampling_ends() -> None:
     assert crew.log.index(("judge", "p0:0")) < crew.log.index(("candidate", "p11:3"))
 
 
+class Punctual(Script):
+    """All calls are answered at once: whoever is asked, has finished."""
+
+    def advance(self, worker: int, requests: Sequence[Request]) -> int:
+        self.log.append(("advance", worker))
+        return super().advance(worker, requests)
+
+    def wait(self, tickets: Sequence[int], timeout_s: float) -> Sequence[int]:
+        return tickets
+
+
+def test_no_worker_waits_until_the_samples_of_another_are_stored() -> None:
+    crew = Punctual([2, 2, 2])
+    run(crew, requests(10))
+    begun = [("advance", worker) for worker in range(3)]
+    kinds = [entry for entry in crew.log if entry[0] in ("advance", "candidate")]
+    assert kinds[:6] == begun * 2 and kinds[6][0] == "candidate"
+
+
+def test_judges_go_on_while_the_samples_of_other_workers_are_stored() -> None:
+    crew = Punctual([2, 2, 2])
+    run(crew, requests(10))
+    stored = [name for kind, name in crew.log if kind == "candidate"]
+    # Nothing is judged that is not stored, and of each worker's two samples both are before those of the next.
+    judged = [at for at, (kind, _) in enumerate(crew.log) if kind == "judge"]
+    assert judged[0] < crew.log.index(("candidate", stored[2]))
+    assert judged[2] < crew.log.index(("candidate", stored[4]))
+
+
 def test_judge_batches_are_bounded() -> None:
     crew = Script([100])
     run(crew, requests(30), in_flight=100)
@@ -153,6 +182,15 @@ def test_a_batch_of_a_lost_judge_is_judged_again() -> None:
     seen = run(crew, requests(6))
     assert sorted(ids(seen, Verdict)) == sorted(f"p{i}:{k}" for i in range(6) for k in range(4))
     assert ("replaced judge", 0) in crew.log
+
+
+def test_samples_that_came_with_the_news_of_a_last_loss_are_given_out() -> None:
+    crew = Punctual([2, 2, 2, 2])
+    crew.broken = {1, 2, 3}
+    seen = Pool(crew, requests(40), [], lambda prompt, sample: f"{prompt}:{sample}", 8).run()
+    assert [next(seen), next(seen)]
+    with pytest.raises(RunFailed, match="3 times in a row"):
+        list(seen)
 
 
 def test_workers_lost_again_and_again_stop_the_run_with_the_cause() -> None:

@@ -1,0 +1,50 @@
+"""Every bench that has goals, one after the other, then all their measures in one table.
+
+python bench/all.py
+
+Exits with 1 when a bench fails or a measure misses its goal by more than a tenth.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MODEL = "smollm2-135m-instruct"
+SEEDS = "erpo_ray/prompts/seeds"
+BENCHES = (
+    "driver.py",
+    "startup.py",
+    f"train.py {MODEL}",
+    f"evaluate.py {MODEL} {SEEDS}/violence.jsonl {SEEDS}/everyday.jsonl --limit 150 --rounds 5",
+)
+
+
+def run(command: str) -> tuple[bool, list[str]]:
+    """Show what the bench prints as it comes; whether it is content, and its measures."""
+    print(f"\n== {command}", flush=True)
+    lines = []
+    script, *arguments = command.split()
+    call = [sys.executable, f"bench/{script}", *arguments]
+    with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, text=True) as bench:
+        assert bench.stdout is not None
+        for line in bench.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    return bench.returncode == 0, [line for line in lines if line.split()[-1:] in (["pass"], ["short"])]
+
+
+def main() -> int:
+    found = {command.split()[0]: run(command) for command in BENCHES}
+    print("\n== all measures")
+    for _, measures in found.values():
+        print("".join(measures), end="")
+    failed = [name for name, (content, _) in found.items() if not content]
+    print(f"\nfailed, or short by more than a tenth: {', '.join(failed) or 'none'}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
