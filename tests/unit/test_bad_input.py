@@ -187,7 +187,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_its_length(
         def render(self, text: str) -> tuple[int, ...]:
             return tuple(range(len(text.split())))
 
-    monkeypatch.setattr(preflight, "_renderer", lambda model_dir: Words())
+    monkeypatch.setattr(preflight, "renderer", lambda model_dir: Words())
     lines("train.jsonl", [*PROMPTS, {"id": "long", "prompt": "word " * 1500, "label": "benign"}])
     message = run(capsys)
     assert "train: prompt long: found 1500 tokens, but model.max_length leaves 832" in message

@@ -33,16 +33,18 @@ sys.exit({code})
 @pytest.fixture
 def lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts a program with this exit code in the place of lm-eval, and a server in that of vLLM's."""
+    python = sys.executable
 
     def make(code: int = 0) -> None:
         program = tmp_path / "bin/lm-eval"
         program.parent.mkdir()
-        program.write_text(PROGRAM.format(python=sys.executable, code=code))
+        program.write_text(PROGRAM.format(python=python, code=code))
         program.chmod(0o755)
-        monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+        # It is looked for beside this Python, where the real one may be.
+        monkeypatch.setattr(sys, "executable", str(program.parent / "python"))
 
     def command(folder: Path, config: Config, host: str, port: int, name: str, gpu: bool) -> list[str]:
-        return [sys.executable, "-c", SERVER, host, str(port)]
+        return [python, "-c", SERVER, host, str(port)]
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(serve, "command", command)
