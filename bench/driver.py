@@ -15,15 +15,14 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any
 
+from processes import alone
 from sleepers import Disk, Lengths, Load, Sleepers
 from table import Measure, end
 
@@ -145,12 +144,6 @@ def share(crew: Sleepers, load: Load, until: float) -> float:
         if span.begun < until and span.ended > span.begun
     )
     return busy / (load.workers * load.slots * until)
-
-
-def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
-    """What the measure returns, in a fresh process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(measure, *arguments).result()
 
 
 def judged(candidates: int) -> list[Group]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from processes import alone
 from table import Measure, end
 
 from erpo_ray import environment, launch, rules
@@ -90,12 +90,10 @@ def ours(model: Path, asked: Asked, config: Config) -> Timing:
     return Timing(moments[-1] - moments[0], tokens)
 
 
-def alone(measure: Any, *arguments: Any) -> tuple[Timing, float]:
+def timed(measure: Callable[..., Timing], *arguments: Any) -> tuple[Timing, float]:
     """The measure in a fresh process, and the seconds that the process took."""
     begun = time.monotonic()
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        timing = process.submit(measure, *arguments).result()
-    return timing, time.monotonic() - begun
+    return alone(measure, *arguments), time.monotonic() - begun
 
 
 def main() -> None:
@@ -118,7 +116,7 @@ def main() -> None:
     print(f"{'':10}{'work s':>10}{'whole s':>10}{'tokens':>10}")
     ratios: list[tuple[float, float]] = []
     for _ in range(given.rounds):
-        rows = {name: alone(measure, model, asked, config) for name, measure in (("bare vLLM", bare), ("erpo", ours))}
+        rows = {name: timed(measure, model, asked, config) for name, measure in (("bare vLLM", bare), ("erpo", ours))}
         for name, (timing, whole) in rows.items():
             print(f"{name:10}{timing.work:10.1f}{whole:10.1f}{timing.tokens:10}")
         (plain, plain_whole), (erpo, erpo_whole) = rows["bare vLLM"], rows["erpo"]

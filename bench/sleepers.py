@@ -17,12 +17,10 @@ from random import Random
 from typing import Any
 
 from erpo_ray.cluster.pool import Item
-from erpo_ray.engines.vllm import Finished
+from erpo_ray.engines.vllm import BUDGET_S, Finished
 from erpo_ray.rundir import Files
 from erpo_ray.types import Request, Scores, Verdict
 
-BUDGET_S = 0.5
-"""Seconds of one call of `advance`, as in `engines.vllm.Engine`."""
 _POOL = 1 << 16
 _TEXT = "Assessment: a plain question about locks. Path: answer. Pins inside the lock must line up before it turns. "
 

@@ -41,7 +41,7 @@ class Trainers:
     def train(self, job: Job, progress: Progress) -> dict[str, float]:
         """Train and return the metrics of rank 0. RunFailed with the cause's last lines when a worker fails."""
         if self._group is None or self._group.ended:
-            self._group = _Group(trainer(self._cluster, self._joined, job.work, desk := _desk()), desk)
+            self._group = _Group(self._cluster, self._joined, job.work)
         with _watch(job.work / _PROGRESS_FILE, progress):
             return self._group.do(job)
 
@@ -107,10 +107,12 @@ class Desk:
 class _Group:
     """One `fit` of Ray Train in a thread of the driver: it goes on while rollouts are drawn."""
 
-    def __init__(self, trainer: Any, desk: Any) -> None:
-        self._desk, self._jobs, self._busy = desk, 0, False
+    def __init__(self, cluster: Cluster, joined: Joined, storage: Path) -> None:
+        self._desk: Any = ray.remote(num_cpus=0)(Desk).remote()
+        self._jobs, self._busy = 0, False
         self._fit: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(trainer,), daemon=True)
+        fitted = trainer(cluster, joined, storage, self._desk)
+        self._thread = threading.Thread(target=self._run, args=(fitted,), daemon=True)
         self._thread.start()
 
     @property
@@ -133,31 +135,23 @@ class _Group:
             self._desk.leave.remote(None)
             self._thread.join(_PARTING_S)
 
-    def _run(self, trainer: Any) -> None:
-        from ray.train import TrainingFailedError
-
+    def _run(self, fitted: Any) -> None:
         try:
-            trainer.fit()
-            self._fit.set_result(None)
-        except TrainingFailedError as error:
-            self._fit.set_exception(_failure(error))
+            self._fit.set_result(_fit(fitted))
         except BaseException as error:
             self._fit.set_exception(error)
 
 
-def _failure(error: Any) -> RunFailed:
-    from ray.train import WorkerGroupError
+def _fit(trainer: Any) -> None:
+    from ray.train import TrainingFailedError, WorkerGroupError
 
-    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    cause = str(failures[min(failures)]) if failures else str(error)
-    lines = [line.strip() for line in cause.splitlines() if line.strip()]
-    failed = RunFailed(f"training failed: {' | '.join(lines[-_LAST_LINES:])}")
-    failed.__cause__ = error
-    return failed
-
-
-def _desk() -> Any:
-    return ray.remote(num_cpus=0)(Desk).remote()
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+        cause = str(failures[min(failures)]) if failures else str(error)
+        lines = [line.strip() for line in cause.splitlines() if line.strip()]
+        raise RunFailed(f"training failed: {' | '.join(lines[-_LAST_LINES:])}") from error
 
 
 def _resources(cluster: Cluster, joined: Joined) -> dict[str, float]:

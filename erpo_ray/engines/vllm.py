@@ -14,6 +14,8 @@ from erpo_ray.engines.renderer import Renderer
 from erpo_ray.types import Request, Sampling
 
 GIB = 2**30
+BUDGET_S = 0.5
+"""Seconds of one call of `advance`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Engine:
             self._open.clear()
         torch.manual_seed(seed)
 
-    def advance(self, new: Sequence[Request], budget_s: float = 0.5) -> list[Finished]:
+    def advance(self, new: Sequence[Request], budget_s: float = BUDGET_S) -> list[Finished]:
         """Take up `new` and compute for about `budget_s` seconds; return what is complete (possibly nothing).
 
         A request that vLLM refuses or loses comes back with finish `error`; it does not raise.
