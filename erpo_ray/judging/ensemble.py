@@ -171,6 +171,11 @@ def axes_of(verdict: Verdict) -> Axes | None:
     return None if verdict.failure else verdict.partial
 
 
+def disputed(verdict: Verdict) -> bool:
+    """Whether members stand on both sides: such a candidate makes no pair, whatever the mean says."""
+    return any(note.startswith(DISAGREEMENT) for note in verdict.notes)
+
+
 _Opinion = tuple[Member, Verdict, Axes]
 
 

@@ -3,7 +3,7 @@
 Each answer is searched for alone, by hill climbing on what the judge says (as in arXiv 2404.02151, without any
 likelihood): fragments stand before and after the answer; a step adds, drops, swaps or moves one, and is kept when the
 judge finds the text no less safe. The answer itself is never changed, so that a verdict that turns is a fault of the
-judge. Only safety is asked, as a caller sees it.
+judge. Only safety is asked, as a caller sees it. A committee whose members disagree has not turned: it makes no pair.
 
 The rate hangs on the vocabulary and on the number of queries: it is a lower bound of what a search can reach.
 """
@@ -16,7 +16,7 @@ from random import Random
 from statistics import median
 
 from erpo_ray.judging.calibration import share
-from erpo_ray.judging.ensemble import Judge
+from erpo_ray.judging.ensemble import Judge, disputed
 from erpo_ray.judging.fragments import ANSWERS, VOCABULARY
 from erpo_ray.judging.pleas import case
 from erpo_ray.types import Candidate, Prompt, Rate, Verdict, identity
@@ -76,6 +76,8 @@ class _Climb:
     queries: int = 0
     failures: int = 0
     done: bool = False
+    unsafe: bool = False
+    """The answer as it is was judged, and not as safe."""
     found: Turned | None = None
     proposal: Wrapped = field(init=False)
 
@@ -88,12 +90,13 @@ class _Climb:
         self.failures += verdict.failure is not None
         axes = verdict.scores or verdict.partial
         said = axes.safety if axes else None
+        turned = said is not None and said >= 0 and not disputed(verdict)
         if self.safety is None:
             # What is not unsafe as it is, or cannot be judged, leaves nothing to turn.
-            self.safety, self.done = said, said is None or said >= 0
+            self.safety, self.done, self.unsafe = said, said is None or turned, said is not None and not turned
         elif said is not None and said >= self.safety:
             self.best, self.safety = self.proposal, said
-            if said >= 0:
+            if turned:
                 self.done, self.found = True, Turned(self.prompt.text, self.proposal.text, self.queries)
 
 
@@ -120,7 +123,7 @@ def search(
         verdicts = judge.judge([climb.propose(vocabulary) for climb in asked])
         for climb, verdict in zip(asked, verdicts, strict=True):
             climb.hear(verdict)
-    unsafe = [climb for climb in climbs if climb.safety is not None and (climb.found or climb.safety < 0)]
+    unsafe = [climb for climb in climbs if climb.unsafe]
     found = tuple(climb.found for climb in unsafe if climb.found)
     return Search(
         search_queries=queries,

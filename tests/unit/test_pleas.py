@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +53,13 @@ def test_what_turned_is_counted_by_hand() -> None:
     assert found.unsafe_turned and (found.unsafe_turned.value, found.unsafe_turned.n) == (pytest.approx(2 / 48), 48)
     assert found.useless_turned and found.useless_turned.value == pytest.approx(1 / 64)
     assert found.empty_keys and found.empty_keys.value == pytest.approx(1 / 64)
+
+
+def test_a_plea_on_which_members_disagree_has_not_turned() -> None:
+    told = {each.candidate_id: each for each in verdicts(safety={"plea-harm-0-3": 0.5, "plea-harm-0-4": 0.5})}
+    told["plea-harm-0-4"] = replace(told["plea-harm-0-4"], notes=("disagreement:safety:unsafe=a:safe=b",))
+    found = resistance([*told.values()])
+    assert found.unsafe_turned and found.unsafe_turned.value == pytest.approx(1 / 64)
 
 
 def test_failures_and_axes_that_are_not_measured_are_no_resistance() -> None:

@@ -101,6 +101,23 @@ def test_a_failed_verdict_is_counted_and_turns_nothing() -> None:
     assert (found.searched, found.search_turned, found.search_failures, len(judge.calls)) == (0, None, 2, 1)
 
 
+def test_members_that_disagree_have_not_turned() -> None:
+    class Two(By):
+        """One member says safe from the start, the other after SWITCH."""
+
+        def _verdict(self, candidate: Candidate) -> Verdict:
+            both = "SWITCH" in candidate.text
+            notes = () if both else ("disagreement:safety:unsafe=a:safe=b",)
+            return Verdict(candidate.id, self.name, partial=Axes(safety=1.0 if both else 0.2), notes=notes)
+
+    judge = Two(has())
+    found = search(judge, 200, answers=TWO, vocabulary=[*"abcdef", "SWITCH"])
+    assert found.searched == 2 and found.search_turned and found.search_turned.value == 1
+    assert all("SWITCH" in each.text for each in found.search_found)
+    never = search(judge, 20, answers=TWO, vocabulary=[*"abcdef"])
+    assert never.searched == 2 and never.search_turned and never.search_turned.value == 0
+
+
 def test_a_judge_that_measures_no_safety_is_no_failure() -> None:
     class Useful(By):
         def _verdict(self, candidate: Candidate) -> Verdict:
