@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from table import Measure, end
 
 from erpo_ray.cluster.pool import Item, Pool
 from erpo_ray.config import Config, Prefer
-from erpo_ray.explore import sample
+from erpo_ray.explore import Name, Part, sample
 from erpo_ray.pairs import choose
 from erpo_ray.rundir import Ledger, RunDir, StageDir
 from erpo_ray.types import (
@@ -75,11 +76,8 @@ class Asleep:
     def prepare(self, policy: Policy) -> None: ...
 
     def rollouts(
-        self, requests: Sequence[Request], unjudged: Sequence[Item], run: str, stage: str
+        self, requests: Sequence[Request], unjudged: Sequence[Item], name: Name
     ) -> Iterator[Candidate | Verdict]:
-        def name(prompt_id: str, sample: int) -> str:
-            return identity(run, stage, prompt_id, sample)
-
         return Pool(self._crew, self._handed(requests), unjudged, name, self._in_flight, self._crew.now).run()
 
     def _handed(self, requests: Iterable[Request]) -> Iterator[Request]:
@@ -128,7 +126,7 @@ def sampled(load: Load, candidates: int) -> Pass:
     backend: Any = Asleep(crew, load.slots)
     with stage(disk) as (run, s):
         before, computed, waited = memory("VmRSS"), crew.computed, disk.waited
-        sample(s, asked, POLICY, backend, run, unseen)
+        deque(sample([Part.of(s, asked)], POLICY, backend, run, unseen), 0)
         total = crew.now()
         return Pass(
             crew.computed - computed, disk.waited - waited, before, memory("VmHWM"),

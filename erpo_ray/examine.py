@@ -1,4 +1,4 @@
-"""A suite on a stage directory: sample, judge, observe, measure, seal. What is there already is not done again.
+"""Suites on stage directories: sample, judge, observe, measure, seal. What is there already is not done again.
 
 Answers go from the backend into the ledgers and are read from there one by one, so that memory does not grow with them.
 """
@@ -6,7 +6,8 @@ Answers go from the backend into the ledgers and are read from there one by one,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.measures import Observation, Observer, SuiteResult, result, row
 from erpo_ray.evaluate.suite import LEFT_OUT, OBSERVATIONS, QUESTIONS, RESULT, REVIEWS, SECOND, SUITE, Question, Suite
 from erpo_ray.evaluate.turns import Renders, second_turns
-from erpo_ray.explore import Backend, Phase, check_verdicts, prove_judge, sample
+from erpo_ray.explore import Backend, Part, Phase, check_verdicts, prove_judge, sample
 from erpo_ray.judging.ensemble import Committee, Review, opinions, reviews
 from erpo_ray.rundir import Ledger, RunDir, StageDir
 from erpo_ray.types import Candidate, LeftOut, Policy, Request, Sampling, Verdict, encode, identity
@@ -48,6 +49,18 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Sitting:
+    """A suite under way: the turns that are whole, and the one that is asked. `left` cannot be asked."""
+
+    s: StageDir
+    suite: Suite
+    questions: Sequence[Question]
+    part: Part
+    turns: tuple[Turn, ...] = ()
+    left: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Examiner:
     """What all suites of one evaluation share. `max_tokens` is for suites that name none, `max_length` the context.
 
@@ -65,59 +78,72 @@ class Examiner:
     max_length: int
     committee: Committee | None = None
 
-    def examine(self, suite: Suite, questions: Sequence[Question]) -> SuiteResult:
-        """The suite's measures, from answers sampled now or in an earlier start.
+    def examine(self, asked: Sequence[tuple[Suite, Sequence[Question]]]) -> list[SuiteResult]:
+        """The measures of each suite, from answers sampled now or in an earlier start.
 
-        UsageError when the directory holds the suite with other prompts or settings; RunFailed when the judge misses a
+        All suites are sampled in one pass, and each is measured as soon as it is whole; second turns follow in another.
+        UsageError when the directory holds a suite with other prompts or settings; RunFailed when the judge misses a
         canary or too many of its verdicts failed.
         """
-        greedy = Sampling(temperature=0.0, max_tokens=suite.max_tokens or self.max_tokens)
-        with self.run.stage(suite.name) as s:
-            asked = _asked(suite, questions, greedy.max_tokens)
-            _require_same(s.path, s.value(SUITE, Asked, lambda: asked), asked)
-            s.once(QUESTIONS, Question, lambda: questions)
-            if not s.sealed:
-                self.run.status("running", stage=suite.name, phase="evaluation")
-                prove_judge(s, self.backend, self.run.id)
-            turns = [self._turn(s, questions, self._requests(questions, greedy))]
-            left: tuple[LeftOut, ...] = ()
-            if suite.turns == 2:
-                second, left = self._second(s, turns[0], greedy)
-                turns.append(second)
-            if committee := self.committee:
-                s.once(REVIEWS, Review, lambda: reviews(opinions(chain.from_iterable(map(_judged, turns))), committee))
-            observed = s.once(
-                OBSERVATIONS,
-                Observation,
-                lambda: chain.from_iterable(observations(turn, self.observer) for turn in turns),
-            )
-            found = s.value(
-                RESULT, SuiteResult, lambda: result(suite.name, self.policy.version, observed, suite.metrics, left)
-            )
-            if not s.sealed:
-                s.seal({"policy": self.policy.version, "prompts": found.prompts})
-        self.run.append_metric(row(found))
-        return found
+        found: dict[str, SuiteResult] = {}
+        with ExitStack() as stages:
+            sittings = [self._begin(stages.enter_context(self.run.stage(suite.name)), suite, q) for suite, q in asked]
+            while sittings:
+                by_stage, sittings = {each.part.stage: each for each in sittings}, []
+                parts = [each.part for each in by_stage.values()]
+                for part in sample(parts, self.policy, self.backend, self.run.id, self.phase):
+                    sitting = self._answered(by_stage[part.stage])
+                    if len(sitting.turns) < sitting.suite.turns:
+                        sittings.append(self._second(sitting))
+                    else:
+                        found[sitting.suite.name] = self._measure(sitting)
+        return [found[suite.name] for suite, _ in asked]
 
-    def _requests(self, questions: Sequence[Question], greedy: Sampling) -> list[Request]:
-        return [
-            Request(question.prompt, self.renderer.render(question.prompt.text), (0,), greedy) for question in questions
-        ]
+    def _begin(self, s: StageDir, suite: Suite, questions: Sequence[Question]) -> Sitting:
+        """Keep what is asked and prove the judge."""
+        greedy = self._greedy(suite)
+        asked = _asked(suite, questions, greedy.max_tokens)
+        _require_same(s.path, s.value(SUITE, Asked, lambda: asked), asked)
+        s.once(QUESTIONS, Question, lambda: questions)
+        if not s.sealed:
+            self.run.status("running", stage=suite.name, phase="evaluation")
+            prove_judge(s, self.backend, self.run.id)
+        requests = [Request(each.prompt, self.renderer.render(each.prompt.text), (0,), greedy) for each in questions]
+        return Sitting(s, suite, questions, Part.of(s, requests))
 
-    def _turn(self, s: StageDir, questions: Sequence[Question], requests: Sequence[Request], prefix: str = "") -> Turn:
-        """The questions answered and judged. RunFailed when too many verdicts failed."""
-        candidates, verdicts = sample(s, requests, self.policy, self.backend, self.run.id, self.phase, prefix)
-        check_verdicts(verdicts, self.max_failure_rate)
-        return Turn(questions, candidates, verdicts)
+    def _answered(self, sitting: Sitting) -> Sitting:
+        """RunFailed when too many verdicts failed."""
+        part = sitting.part
+        check_verdicts(part.verdicts, self.max_failure_rate)
+        return replace(sitting, turns=(*sitting.turns, Turn(sitting.questions, part.candidates, part.verdicts)))
 
-    def _second(self, s: StageDir, first: Turn, greedy: Sampling) -> tuple[Turn, tuple[LeftOut, ...]]:
-        """The second turns answered and judged, and those that cannot be asked."""
+    def _second(self, sitting: Sitting) -> Sitting:
+        """The second turns, and those that cannot be asked."""
+        s, greedy, (first,) = sitting.s, self._greedy(sitting.suite), sitting.turns
         room = self.max_length - greedy.max_tokens
         found = list(second_turns(first.questions, first.candidates, self.renderer, room, greedy))
         requests = [each for each in found if isinstance(each, Request)]
         questions = s.once(f"{SECOND}_{QUESTIONS}", Question, lambda: [Question(each.prompt) for each in requests])
         left = s.once(f"{SECOND}_{LEFT_OUT}", LeftOut, lambda: [each for each in found if isinstance(each, LeftOut)])
-        return self._turn(s, questions, requests, f"{SECOND}_"), left
+        return replace(sitting, questions=questions, part=Part.of(s, requests, f"{SECOND}_"), left=left)
+
+    def _measure(self, sitting: Sitting) -> SuiteResult:
+        s, suite, turns = sitting.s, sitting.suite, sitting.turns
+        if committee := self.committee:
+            s.once(REVIEWS, Review, lambda: reviews(opinions(chain.from_iterable(map(_judged, turns))), committee))
+        observed = s.once(
+            OBSERVATIONS, Observation, lambda: chain.from_iterable(observations(turn, self.observer) for turn in turns)
+        )
+        found = s.value(
+            RESULT, SuiteResult, lambda: result(suite.name, self.policy.version, observed, suite.metrics, sitting.left)
+        )
+        if not s.sealed:
+            s.seal({"policy": self.policy.version, "prompts": found.prompts})
+        self.run.append_metric(row(found))
+        return found
+
+    def _greedy(self, suite: Suite) -> Sampling:
+        return Sampling(temperature=0.0, max_tokens=suite.max_tokens or self.max_tokens)
 
 
 def observations(turn: Turn, observer: Observer) -> Iterator[Observation]:

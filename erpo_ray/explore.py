@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +28,9 @@ from erpo_ray.types import (
     identity,
 )
 
+Name = Callable[[str, int], str]
+"""The id of a candidate, from the id of its prompt and the number of the sample."""
+
 
 class Backend(Protocol):
     """Where things run: a Ray cluster, or this process. `loop` and the methods see only this."""
@@ -43,7 +48,7 @@ class Backend(Protocol):
         ...
 
     def rollouts(
-        self, requests: Iterable[Request], unjudged: Sequence[tuple[Prompt, Candidate]], run: str, stage: str
+        self, requests: Iterable[Request], unjudged: Sequence[tuple[Prompt, Candidate]], name: Name
     ) -> Iterator[Candidate | Verdict]:
         """Each candidate before it is judged, each verdict when it comes; no barrier between the two."""
         ...
@@ -86,49 +91,115 @@ def explore(
 
     RunFailed when more than `max_failure_rate` of the verdicts are failures.
     """
-    candidates, verdicts = sample(s, requests, policy, backend, run, phase, prefix)
-    groups = grouped(requests, candidates, verdicts)
+    (part,) = sample([Part.of(s, requests, prefix)], policy, backend, run, phase)
+    groups = grouped(requests, part.candidates, part.verdicts)
     check_failures(groups, max_failure_rate)
     return groups
 
 
-def sample(
-    s: StageDir,
-    requests: Sequence[Request],
-    policy: Policy,
-    backend: Backend,
-    run: str,
-    phase: Phase,
-    prefix: str = "",
-) -> tuple[Ledger[Candidate], Ledger[Verdict]]:
-    """As `explore`, but what was sampled stays in the two ledgers: their rows can be read one by one."""
-    stage = f"{s.path.name}/{prefix}"
-    candidates = s.ledger(f"{prefix}candidates.jsonl", Candidate)
-    verdicts = s.ledger(f"{prefix}verdicts.jsonl", Verdict, after=candidates)
-    prompts = {request.prompt.id: request.prompt for request in requests}
-    todo = list(_missing(requests, candidates, run, stage))
-    unjudged = [(prompts[c.prompt_id], c) for c in candidates if c.id not in verdicts]
-    if todo:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one stage asks in a pass, and the two ledgers that its answers and verdicts go into."""
+
+    stage: str
+    requests: Sequence[Request]
+    candidates: Ledger[Candidate]
+    verdicts: Ledger[Verdict]
+
+    @classmethod
+    def of(cls, s: StageDir, requests: Sequence[Request], prefix: str = "") -> Part:
+        candidates = s.ledger(f"{prefix}candidates.jsonl", Candidate)
+        verdicts = s.ledger(f"{prefix}verdicts.jsonl", Verdict, after=candidates)
+        return cls(f"{s.path.name}/{prefix}", requests, candidates, verdicts)
+
+    @property
+    def title(self) -> str:
+        stage, _, prefix = self.stage.partition("/")
+        return f"{stage} {prefix.strip('_') or 'rollout'}"
+
+    @property
+    def wanted(self) -> int:
+        """Samples asked for, those that are there among them."""
+        return sum(len(request.samples) for request in self.requests)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every sample is there and judged."""
+        return len(self.verdicts) >= self.wanted
+
+    def unjudged(self) -> list[tuple[Prompt, Candidate]]:
+        """Samples of an earlier start that still want a verdict."""
+        prompts = {request.prompt.id: request.prompt for request in self.requests}
+        return [(prompts[c.prompt_id], c) for c in self.candidates if c.id not in self.verdicts]
+
+
+def sample(parts: Sequence[Part], policy: Policy, backend: Backend, run: str, phase: Phase) -> Iterator[Part]:
+    """Draw and judge in one pass what the parts lack, and yield each as soon as it is whole.
+
+    No part waits for the last completions of the one before it. What was sampled stays in the ledgers: their rows can
+    be read one by one.
+    """
+    yield from (part for part in parts if part.whole)
+    parts = [part for part in parts if not part.whole]
+    if not parts:
+        return
+    todo = [list(_missing(part.requests, part.candidates, run, part.stage)) for part in parts]
+    if any(todo):
         backend.prepare(policy)
-    if todo or unjudged:
-        with phase(f"{s.path.name} {prefix or 'rollout_'}".strip("_"), sum(len(r.samples) for r in requests)) as tick:
-            tick(len(verdicts))
-            for item in backend.rollouts(todo, unjudged, run, stage):
-                if isinstance(item, Candidate):
-                    candidates.append(item)
-                else:
-                    verdicts.append(item)
-                    tick(1)
-        candidates.sync()
-        verdicts.sync()
-    return candidates, verdicts
+    title = parts[0].title if len(parts) == 1 else f"{parts[0].title} and {len(parts) - 1} more"
+    with phase(title, sum(part.wanted for part in parts)) as tick:
+        tick(sum(len(part.verdicts) for part in parts))
+        for part, item in _drawn(parts, todo, backend, run):
+            if isinstance(item, Candidate):
+                part.candidates.append(item)
+                continue
+            part.verdicts.append(item)
+            tick(1)
+            if part.whole:
+                part.candidates.sync()
+                part.verdicts.sync()
+                yield part
+
+
+def _drawn(
+    parts: Sequence[Part], todo: Sequence[Sequence[Request]], backend: Backend, run: str
+) -> Iterator[tuple[Part, Candidate | Verdict]]:
+    """What the backend gives, each with the part it belongs to."""
+    if len(parts) == 1:
+        found = backend.rollouts(todo[0], parts[0].unjudged(), partial(identity, run, parts[0].stage))
+        yield from ((parts[0], item) for item in found)
+        return
+    unjudged = [part.unjudged() for part in parts]
+    parts_of = {c.id: part for part, items in zip(parts, unjudged, strict=True) for _, c in items}
+    # Two parts may ask the same prompt: within the pass its id carries the number of its part.
+    requests = (
+        replace(request, prompt=replace(request.prompt, id=f"{number}/{request.prompt.id}"))
+        for number, missing in enumerate(todo)
+        for request in missing
+    )
+
+    def home(key: str) -> tuple[Part, str]:
+        number, _, prompt_id = key.partition("/")
+        return parts[int(number)], prompt_id
+
+    def name(key: str, sample: int) -> str:
+        part, prompt_id = home(key)
+        return identity(run, part.stage, prompt_id, sample)
+
+    for item in backend.rollouts(requests, [*chain(*unjudged)], name):
+        if isinstance(item, Candidate):
+            part, prompt_id = home(item.prompt_id)
+            parts_of[item.id] = part
+            yield part, replace(item, prompt_id=prompt_id)
+        else:
+            yield parts_of.pop(item.candidate_id), item
 
 
 def prove_judge(s: StageDir, backend: Backend, run: str) -> None:
     """Put the canaries to the judge, once a stage. RunFailed when a verdict is not the known one; then none is kept."""
 
     def ask() -> list[Verdict]:
-        found = backend.rollouts((), canaries.cases(), run, f"{s.path.name}/canaries")
+        found = backend.rollouts((), canaries.cases(), partial(identity, run, s.path.name))
         verdicts = [item for item in found if isinstance(item, Verdict)]
         if wrong := canaries.misses(verdicts):
             raise RunFailed(

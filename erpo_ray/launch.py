@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from erpo_ray import preflight, rules, tracking
@@ -131,7 +132,7 @@ def evaluate(
 ) -> list[SuiteResult]:
     """Evaluate a model directory on suites, each a stage directory of `out`; what is there is not done again.
 
-    Where a suite has a judge of its own and the one before it another, the workers start anew.
+    Suites of one judge that follow one another are sampled together; before another judge the workers start anew.
     """
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
@@ -149,12 +150,11 @@ def evaluate(
         inputs = {"policy": policy.version, "rules": identity(encode(book))}
         with RunDir.open(out, config, inputs=inputs, note=say) as run, recorded(run.status):
             observer = Observer(book, config.model.dialect, renderer.pieces)
-            for each, (suite, questions) in zip(judged, asked, strict=True):
-                if each.judge != serving.judge:
+            for judge, together in groupby(zip(judged, asked, strict=True), key=lambda both: both[0].judge):
+                if judge != serving.judge:
                     backend.close()
-                    backend, serving = backend_of(each, progress), each
-                judge = each.judge
-                committee = committee_of(judge) if isinstance(judge, JudgeEnsemble) else None
+                    serving = config.model_copy(update={"judge": judge})
+                    backend = backend_of(serving, progress)
                 examiner = Examiner(
                     run,
                     backend,
@@ -165,9 +165,9 @@ def evaluate(
                     max_failure_rate=judge.max_failure_rate,
                     max_tokens=config.evaluate.max_tokens,
                     max_length=config.model.max_length,
-                    committee=committee,
+                    committee=committee_of(judge) if isinstance(judge, JudgeEnsemble) else None,
                 )
-                results.append(examiner.examine(suite, questions))
+                results += examiner.examine([each for _, each in together])
         return results
     finally:
         backend.close()

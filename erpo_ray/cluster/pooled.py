@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,7 @@ from erpo_ray.cluster.pool import Crew, Item, Pool
 from erpo_ray.config import Config
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.train.weights import version
-from erpo_ray.types import Candidate, Objective, Policy, Request, Training, Verdict, identity, seed_of
+from erpo_ray.types import Candidate, Objective, Policy, Request, Training, Verdict, seed_of
 
 
 class ServingCrew(Crew, Protocol):
@@ -69,17 +69,14 @@ class PooledBackend(ABC):
         self._proved = proofs[0]
 
     def rollouts(
-        self, requests: Iterable[Request], unjudged: Sequence[Item], run: str, stage: str
+        self, requests: Iterable[Request], unjudged: Sequence[Item], name: Callable[[str, int], str]
     ) -> Iterator[Candidate | Verdict]:
         """Each candidate before a judge sees it, each verdict when it comes. If there are requests, `prepare` first."""
         wanted = list(requests)
         # A resumed pass wants fewer samples, and must not draw what the first one drew.
         left = sum(len(request.samples) for request in wanted)
-        self._crew.begin(seed_of(self._config.seed, run, stage, left))
-
-        def name(prompt_id: str, sample: int) -> str:
-            return identity(run, stage, prompt_id, sample)
-
+        first = [name(request.prompt.id, request.samples[0]) for request in wanted[:1]]
+        self._crew.begin(seed_of(self._config.seed, *first, left))
         return Pool(self._crew, wanted, unjudged, name, self._config.cluster.in_flight).run()
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from erpo_ray.types import (
     identity,
 )
 
+NAME = partial(identity, "run", "stage")
 CONFIG = Config.model_validate(
     {"model": {"max_length": 256}, "cluster": {"in_flight": 8, "kv_cache_gib": 0.25, "train_workers": 2}}
 )
@@ -101,7 +103,7 @@ def check(seen: Sequence[Candidate | Verdict], wanted: int, policy: Policy, rend
 def test_samples_stream_through_actors_into_verdicts(backend: RayBackend, renderer: Renderer, smol: Path) -> None:
     policy = backend.policy(smol)
     backend.prepare(policy)
-    check(list(backend.rollouts(requests(renderer, 12), (), "run", "stage")), 24, policy, renderer)
+    check(list(backend.rollouts(requests(renderer, 12), (), NAME)), 24, policy, renderer)
 
 
 def test_a_killed_rollout_actor_costs_nothing_but_time(backend: RayBackend, renderer: Renderer, smol: Path) -> None:
@@ -109,7 +111,7 @@ def test_a_killed_rollout_actor_costs_nothing_but_time(backend: RayBackend, rend
     backend.prepare(policy)
     seen: list[Candidate | Verdict] = []
     killed = 0
-    for item in backend.rollouts(requests(renderer, 12), (), "run", "stage"):
+    for item in backend.rollouts(requests(renderer, 12), (), NAME):
         seen.append(item)
         if not killed:
             killed = _pid(backend._workers._rollout[0])
@@ -122,13 +124,13 @@ def test_a_killed_judge_is_replaced(backend: RayBackend, renderer: Renderer, smo
     policy = backend.policy(smol)
     os.kill(_pid(backend._workers._judge[0]), signal.SIGKILL)
     backend.prepare(policy)
-    check(list(backend.rollouts(requests(renderer, 4), (), "run", "stage")), 8, policy, renderer)
+    check(list(backend.rollouts(requests(renderer, 4), (), NAME)), 8, policy, renderer)
 
 
 def test_candidates_left_unjudged_are_judged_alone(backend: RayBackend, renderer: Renderer) -> None:
     ids = renderer.encode_completion("Cats and dogs are animals that many people keep.")
     left = (Prompt("p", "Name animals.", "benign"), Candidate("c", "p", 0, ids, renderer.decode(ids), "stop", "old"))
-    (verdict,) = backend.rollouts([], [left], "run", "stage")
+    (verdict,) = backend.rollouts([], [left], NAME)
     assert isinstance(verdict, Verdict) and verdict.candidate_id == "c"
     assert verdict.scores and verdict.scores.length == len(ids)
 
@@ -159,7 +161,7 @@ def test_two_gloo_workers_train_and_the_engine_takes_the_weights_in_place(
     assert after.difference < CONFIG.cluster.canary_tolerance
     assert canary.distance(after.engine, after.trainer) < canary.distance(after.engine, before.trainer)
     assert _pid(backend._workers._rollout[0]) == engine
-    check(list(backend.rollouts(requests(renderer, 4), (), "run", "stage")), 8, trained, renderer)
+    check(list(backend.rollouts(requests(renderer, 4), (), NAME)), 8, trained, renderer)
 
 
 def test_a_damaged_row_stops_training_with_its_line(
@@ -251,7 +253,7 @@ def test_everything_in_one_process(renderer: Renderer, smol: Path, tmp_path: Pat
     backend: PooledBackend = InProcessBackend(CONFIG)
     base = backend.policy(smol)
     backend.prepare(base)
-    check(list(backend.rollouts(requests(renderer, 6), (), "run", "stage")), 12, base, renderer)
+    check(list(backend.rollouts(requests(renderer, 6), (), NAME)), 12, base, renderer)
     file = rows_file(tmp_path / "pairs.jsonl", pairs(renderer))
     out, work = tmp_path / "policy", tmp_path / "work"
     for path in (out, work):
@@ -260,7 +262,7 @@ def test_everything_in_one_process(renderer: Renderer, smol: Path, tmp_path: Pat
     assert metrics["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
     trained = backend.policy(out)
     backend.prepare(trained)
-    check(list(backend.rollouts(requests(renderer, 2), (), "run", "stage")), 4, trained, renderer)
+    check(list(backend.rollouts(requests(renderer, 2), (), NAME)), 4, trained, renderer)
     backend.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -337,7 +338,7 @@ def test_a_backend_decodes_with_the_defence_that_its_configuration_names(policy_
         name = f"{policy.version}+{RoseDefence(renderer, config.evaluate.decode.rose).name}"
         for stage in ("one", "two"):
             backend.prepare(policy)
-            found = list(backend.rollouts(asked(renderer), [], "run", stage))
+            found = list(backend.rollouts(asked(renderer), [], partial(identity, stage)))
             candidates = {item.id: item for item in found if isinstance(item, Candidate)}
             assert {one.prompt_id for one in candidates.values()} == set(TEXTS)
             assert {one.policy for one in candidates.values()} == {name}

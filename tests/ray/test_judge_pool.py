@@ -12,7 +12,7 @@ from erpo_ray.cluster.backend import RayBackend
 from erpo_ray.config import Config
 from erpo_ray.engines.models import EMBEDDED
 from erpo_ray.judging.canaries import cases
-from erpo_ray.types import Verdict
+from erpo_ray.types import Verdict, identity
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def verdicts(config: Config) -> Iterator[list[Verdict]]:
     preflight.judge(config.judge, rules.load())
     backend = RayBackend(config)
-    yield [item for item in backend.rollouts((), cases(), "run", "stage") if isinstance(item, Verdict)]
+    yield [item for item in backend.rollouts((), cases(), identity) if isinstance(item, Verdict)]
     backend.close()
 
 

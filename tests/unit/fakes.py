@@ -7,6 +7,7 @@ from pathlib import Path
 
 from erpo_ray import traces
 from erpo_ray.config import Config, Data, JudgeRules
+from erpo_ray.explore import Name
 from erpo_ray.judging.ensemble import Judge
 from erpo_ray.judging.rules_judge import RulesJudge
 from erpo_ray.prompts.mixing import Mix, gather
@@ -25,7 +26,6 @@ from erpo_ray.types import (
     Training,
     Verdict,
     encode,
-    identity,
     seed_of,
 )
 
@@ -74,12 +74,12 @@ class Rote:
         self.served.append(policy.version)
 
     def rollouts(
-        self, requests: Iterable[Request], unjudged: Sequence[tuple[Prompt, Candidate]], run: str, stage: str
+        self, requests: Iterable[Request], unjudged: Sequence[tuple[Prompt, Candidate]], name: Name
     ) -> Iterator[Candidate | Verdict]:
         yield from self._judge.judge(list(unjudged))
         for request in requests:
             for sample in request.samples:
-                candidate = self._candidate(request, sample, identity(run, stage, request.prompt.id, sample))
+                candidate = self._candidate(request, sample, name(request.prompt.id, sample))
                 self.sampled.append(candidate.id)
                 self.asked.append(request.prompt_ids)
                 yield candidate

@@ -189,6 +189,30 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(bench: Bench) -> Non
     assert len(verdicts) == 6
 
 
+def test_suites_that_share_prompts_are_sampled_in_one_pass(bench: Bench) -> None:
+    """The second suite is begun when the pass is stopped; the first is measured by then."""
+    words = ("--suite", "over_refusal,utility", "-o", "out", "--config", str(bench.folder / "shared.yaml"))
+    (bench.folder / "shared.yaml").write_text(CONFIG.replace("6}", "600}"))
+    model = str(bench.folder / "model1")
+    bench.stop_after = 500
+    assert main(["eval", model, *words]) == 75
+    assert (Path("out/stages/over_refusal/result.json").exists(), Path("out/stages/utility/result.json").exists()) == (
+        True,
+        False,
+    )
+    bench.stop_after = None
+    assert main(["eval", model, *words]) == 0
+    first, second = bench.booted
+    kept = {name: bench.candidates(Path("out"), name) for name in ("over_refusal", "utility")}
+    assert {name: len(rows) for name, rows in kept.items()} == {"over_refusal": 497, "utility": 581}
+    assert {c.prompt_id for c in kept["over_refusal"]} < {c.prompt_id for c in kept["utility"]}
+    # Each sample once, under the name it would have alone.
+    ids = [*first.sampled, *second.sampled]
+    assert len(ids) == len(set(ids)) == 497 + 581 and set(ids) == {c.id for rows in kept.values() for c in rows}
+    assert main(["eval", model, "--suite", "over_refusal", *words[2:]]) == 0
+    assert bench.booted[-1].sampled == []
+
+
 def test_suites_can_be_added_later(bench: Bench) -> None:
     assert bench.evaluate("--suite", "harmful", "-o", "out") == 0
     assert bench.evaluate("--suite", "harmful,everyday", "-o", "out") == 0
@@ -329,7 +353,7 @@ def test_answers_do_not_pile_up_in_the_driver(tmp_path: Path) -> None:
         examiner = Examiner(run, backend, backend.policy(tmp_path), Letters(), observer, phase, 0.0, 64, 4096)
         tracemalloc.start()
         try:
-            found = examiner.examine(suite, asked)
+            (found,) = examiner.examine([(suite, asked)])
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -207,9 +207,11 @@ def test_no_pairs_stops_the_run_with_the_likely_cause(tmp_path: Path):
 
 def test_a_saturated_judge_stops_the_run_though_negatives_would_fill_the_stage(tmp_path: Path):
     class Saturated(Rote):
-        def rollouts(self, requests, unjudged, run, stage):
-            for item in super().rollouts(requests, unjudged, run, stage):
-                scored = isinstance(item, Verdict) and stage.endswith("prefer/")
+        def rollouts(self, requests, unjudged, name):
+            wanted = list(requests)
+            prefer = self.trained and any(len(request.samples) > 1 for request in wanted)
+            for item in super().rollouts(wanted, unjudged, name):
+                scored = isinstance(item, Verdict) and prefer
                 yield replace(item, scores=Scores(1.0, 1.0, 40)) if scored else item
 
     with pytest.raises(RunFailed, match="01-prefer has no pairs: the judge gives every candidate the same scores"):
