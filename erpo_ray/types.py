@@ -47,20 +47,25 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Samples still wanted for one prompt: one completion for each index in `samples`."""
+    """Samples still wanted for one prompt: one completion for each index in `samples`.
+
+    Each completion begins with `prefix_ids`, which are given and not drawn; `sampling.max_tokens` counts what is drawn.
+    """
 
     prompt: Prompt
     prompt_ids: tuple[int, ...]
     samples: tuple[int, ...]
     sampling: Sampling
+    prefix_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One sampled completion (trace and answer), with the ids the engine drew and the policy that drew them.
 
-    `token_ids` holds the end-of-sequence id when the engine stopped there. `finish` is `stop` or `length`. `seconds` is
-    the time from its request to its last token, beside all that the engine ran meanwhile; 0 when nobody measured it.
+    `token_ids` holds the end-of-sequence id when the engine stopped there; the first `given` of them were given to the
+    engine, the others drawn. `finish` is `stop` or `length`. `seconds` is the time from its request to its last token,
+    beside all that the engine ran meanwhile; 0 when nobody measured it.
     """
 
     id: str
@@ -71,6 +76,7 @@ class Candidate:
     finish: str
     policy: str
     seconds: float = 0.0
+    given: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ class Pool:
         for prompt, one in done:
             name = self._name(prompt.id, one.sample)
             candidate = Candidate(
-                name, prompt.id, one.sample, one.token_ids, one.text, one.finish, one.policy, one.seconds
+                name, prompt.id, one.sample, one.token_ids, one.text, one.finish, one.policy, one.seconds, one.given
             )
             yield candidate
             if one.finish == "error":

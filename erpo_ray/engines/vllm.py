@@ -32,9 +32,10 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One completion as drawn. `finish` is `stop`, `length`, or `error` (no tokens; `error` says why).
+    """One completion: the `given` tokens it had to begin with, and those drawn.
 
-    `seconds` passed from its request to its last token.
+    `finish` is `stop`, `length`, or `error` (no tokens; `error` says why). `seconds` passed from its request to its
+    last token.
     """
 
     prompt_id: str
@@ -45,6 +46,7 @@ class Finished:
     policy: str
     error: str = ""
     seconds: float = 0.0
+    given: int = 0
 
 
 class Engine:
@@ -58,7 +60,7 @@ class Engine:
         self.renderer = Renderer(model_dir)
         self._llm: Any = start(model_dir, settings)
         self._can_sleep, self._asleep = settings.sleep, False
-        self._open: dict[str, tuple[str, int, float]] = {}
+        self._open: dict[str, tuple[Request, int, float]] = {}
         self._names = itertools.count()
 
     @property
@@ -129,7 +131,7 @@ class Engine:
 
         params = _params(request.sampling, self.renderer.stop_ids)
         # Cached prefixes of one policy never serve another, even if a reset was missed.
-        prompt = {"prompt_token_ids": list(request.prompt_ids), "cache_salt": self.version}
+        prompt = {"prompt_token_ids": [*request.prompt_ids, *request.prefix_ids], "cache_salt": self.version}
         failed: list[Finished] = []
         for sample in request.samples:
             name = str(next(self._names))
@@ -138,19 +140,20 @@ class Engine:
             except (VLLMClientError, ValueError) as error:
                 failed.append(Finished(request.prompt.id, sample, (), "", "error", self.version, str(error)))
             else:
-                self._open[name] = (request.prompt.id, sample, time.monotonic())
+                self._open[name] = (request, sample, time.monotonic())
         return failed
 
     def _finished(self, output: Any) -> Finished:
-        prompt_id, sample, begun = self._open.pop(output.request_id)
+        request, sample, begun = self._open.pop(output.request_id)
+        prompt_id, given = request.prompt.id, request.prefix_ids
         (drawn,) = output.outputs
         if drawn.finish_reason not in ("stop", "length"):
             why = f"the engine ended it with {drawn.finish_reason}"
             return Finished(prompt_id, sample, (), "", "error", self.version, why)
-        ids = tuple(drawn.token_ids)
+        ids = (*given, *drawn.token_ids)
         seconds = round(time.monotonic() - begun, 3)
         text = self.renderer.decode(ids)
-        return Finished(prompt_id, sample, ids, text, drawn.finish_reason, self.version, seconds=seconds)
+        return Finished(prompt_id, sample, ids, text, drawn.finish_reason, self.version, "", seconds, len(given))
 
 
 def _params(sampling: Sampling, stop_ids: tuple[int, ...]) -> Any:

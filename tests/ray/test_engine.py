@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,16 @@ def test_a_cut_completion_carries_no_end(engine: Engine, renderer: Renderer) -> 
     (cut,) = drain(engine, ask(renderer, "Write a long story.", sampling=Sampling(0.0, 5)))
     assert (cut.finish, len(cut.token_ids)) == ("length", 5)
     assert renderer.eos_id not in cut.token_ids
+
+
+def test_a_completion_goes_on_behind_what_is_given(engine: Engine, renderer: Renderer) -> None:
+    request = replace(ask(renderer, "Name three fruits.", 2, replace(WARM, max_tokens=4)), prefix_ids=(57, 5248, 28))
+    for one in drain(engine, request):
+        assert (one.token_ids[:3], one.given) == ((57, 5248, 28), 3)
+        assert 3 < len(one.token_ids) <= 7 and one.text == renderer.decode(one.token_ids)
+    (whole,) = drain(engine, ask(renderer, "Name three fruits."))
+    (behind,) = drain(engine, replace(ask(renderer, "Name three fruits."), prefix_ids=whole.token_ids[:9]))
+    assert behind.token_ids[: len(whole.token_ids)] == whole.token_ids
 
 
 def test_each_sample_comes_once_and_temperature_makes_them_differ(engine: Engine, renderer: Renderer) -> None:
