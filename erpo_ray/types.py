@@ -16,6 +16,8 @@ import msgspec
 
 Label = Literal["harmful", "benign", "unknown"]
 Verdict3 = Literal["refuse", "safe", "answer"]
+Reference = Literal["previous", "imitate", "base", "none"]
+PreferenceLoss = Literal["sigmoid", "ipo"]
 PairKind = Literal["safety", "over_refusal", "utility", "length", "format", "negative"]
 
 T = TypeVar("T")
@@ -184,17 +186,28 @@ class LeftOut:
 class Objective:
     """What a prefer stage minimises, as data; the trainer knows no method.
 
-    loss = -w log sigmoid(beta * margin + gamma * v * (|chosen| - |rejected|)) + nll * (-log p(chosen) / |chosen|),
+    loss = w * ((1 - smoothing) * f(x) + smoothing * f(-x)) + nll * (-log p(chosen) / |chosen|),
+    x    = beta * margin + gamma * v * (|chosen| - |rejected|) - target,
     margin = log-ratio(chosen) - log-ratio(rejected) against the reference; w and v are the pair's weights.
-    A shorter chosen side leaves more to learn, a longer one less: what a reward that charges gamma a token derives to.
-    Sources: DPO (Rafailov et al. 2023), R-DPO length term (Park et al. 2024), NLL anchor (Iterative RPO,
-    Pang et al. 2024).
+
+    f is -log sigmoid(x) or, for `ipo`, ((x - 1/2) / beta)^2. With `per_token` each log-ratio is divided by the tokens
+    of its side. `reference` `none` compares log-probabilities alone. Every default but `previous` leaves its term out.
+
+    Length term: a shorter chosen side leaves more to learn, a longer one less, which is what a reward that charges
+    gamma a token derives to. Sources: DPO (Rafailov et al. 2023), IPO (Azar et al. 2023), cDPO's label smoothing
+    (Mitchell 2023), R-DPO's length term (Park et al. 2024), SimPO (Meng et al. 2024: `per_token`, `target`, no
+    reference), NLL anchor (Iterative RPO, Pang et al. 2024). What carries no loss (a shared step, a masked section) and
+    what weighs more is for the pair to say.
     """
 
     beta: float
     gamma: float = 0.0
     nll: float = 0.0
-    reference: Literal["previous", "imitate", "base"] = "previous"
+    reference: Reference = "previous"
+    loss: PreferenceLoss = "sigmoid"
+    per_token: bool = False
+    target: float = 0.0
+    smoothing: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

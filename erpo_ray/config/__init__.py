@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 
 from erpo_ray.config.decoding import Decode
 from erpo_ray.config.judges import JudgeRules, TopJudge
+from erpo_ray.config.objective import Objectives
 from erpo_ray.config.section import Section
-from erpo_ray.types import Label, Objective, Sampling, Training
+from erpo_ray.types import Label, Sampling, Training
 
 CompositionName = Literal["lexicographic", "stair", "lagrangian", "gate"]
 Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
@@ -172,7 +173,7 @@ class Imitate(Section):
     fit: Fit = Fit(learning_rate=2e-4, epochs=2, batch_size=16, micro_batch_size=8)
 
 
-class Prefer(Section):
+class Prefer(Objectives):
     """Stage 2 (and the base of stage 3): on-policy preference optimisation."""
 
     prompts: int = Field(default=240, ge=1)
@@ -196,10 +197,6 @@ class Prefer(Section):
     for length."""
     lagrange_multiplier: float = Field(default=2.0, ge=0)
     """Lambda of `lagrangian`: the utility that certain harm costs. No other composition reads it."""
-    beta: float = Field(default=0.1, gt=0)
-    nll: float = Field(default=0.2, ge=0)
-    """Weight of the NLL anchor on the chosen completion."""
-    reference: Literal["previous", "imitate", "base"] = "previous"
     fit: Fit = Fit(learning_rate=2e-5, epochs=1, batch_size=8, micro_batch_size=4)
 
     @property
@@ -207,9 +204,6 @@ class Prefer(Section):
         """Harmful and benign prompts of a round."""
         benign = round(self.prompts * self.benign_share)
         return self.prompts - benign, benign
-
-    def objective(self, gamma: float = 0.0) -> Objective:
-        return Objective(beta=self.beta, gamma=gamma, nll=self.nll, reference=self.reference)
 
 
 class Rounds(Section):

@@ -83,8 +83,11 @@ class History:
         return self.outcomes[-1]
 
     def reference(self, name: str) -> Policy:
-        """The policy that `reference` names: the last accepted one, that of the imitate stage, or the base model."""
-        if name == "previous":
+        """The policy that `reference` names: the last accepted one, that of the imitate stage, or the base model.
+
+        For `none` too it is the last accepted one, which nothing reads then.
+        """
+        if name in ("previous", "none"):
             return self.last.policy
         if name == "base":
             return self.outcomes[0].policy

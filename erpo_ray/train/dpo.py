@@ -105,7 +105,8 @@ def prefer(
 
     rows: `Pair`s, or mappings with their fields. `work`, `report` and worker processes: as in `sft.imitate`.
     The reference is scored once, before training, and is not in memory afterwards; where it is the starting policy
-    itself, no second model is ever loaded and the step-0 preference loss is checked to be ln 2.
+    itself, no second model is ever loaded and the step-0 preference loss is checked to be ln 2. An objective without
+    reference reads none of this.
 
     Returns what `fit.run` returns and, of the last step, `sigmoid`, `nll`, `margin` (times beta), `accuracy`,
     `logps_chosen`, `logps_rejected`. Raises UsageError for bad rows, RunFailed when the loss is not a number.
@@ -117,8 +118,9 @@ def prefer(
             **fit.arguments(training, folder, keep=bool(work and training.save_steps)), precompute_ref_log_probs=True
         )
         model = models.load(policy_dir, device=args.device)
-        frozen = model if start == behind else models.load(reference_dir, device=args.device)
-        columns = _columns(data, _reference(frozen, data, training))
+        free = objective.reference == "none"
+        frozen = model if free or start == behind else models.load(reference_dir, device=args.device)
+        columns = _columns(data, [(0.0, 0.0)] * len(data) if free else _reference(frozen, data, training))
         del frozen
         trainer = PreferTrainer(
             models.freeze(model, training.freeze_layers),
@@ -129,7 +131,7 @@ def prefer(
             peft_config=models.adapter(training),
         )
         trainer.order = fit.order(data, training)
-        trainer.objective, trainer.starts_at_reference = objective, start == behind
+        trainer.objective, trainer.starts_at_reference = objective, start == behind and not free
         trainer.fingerprint = identity("prefer", start, behind, objective, training, fingerprint(data))
         metrics = fit.run(trainer, work, training, report)
         last = next(entry for entry in reversed(trainer.state.log_history) if "sigmoid" in entry)

@@ -14,7 +14,7 @@ LN2 = 0.6931471805599453
 
 
 class Preference(NamedTuple):
-    """Terms of one batch of pairs: `loss` is a scalar, the others hold one value a pair and carry no gradient."""
+    """What one batch of pairs gives: `loss` is a scalar, the others hold one value a pair and carry no gradient."""
 
     loss: Tensor
     margin: Tensor
@@ -35,21 +35,33 @@ def preference(
 ) -> Preference:
     """The loss that `Objective` describes, averaged over the pairs.
 
-    chosen, rejected, reference_*: summed log-probability of each completion, float32, shape (pairs,).
-    *_tokens: their lengths in tokens. weights: one factor a pair on the preference term, not on the anchor;
-    length_weights: one on the length term.
+    chosen, rejected, reference_*: summed log-probability of each completion, float32, shape (pairs,); of the reference
+    zeros where the objective has none. *_tokens: their lengths in tokens. weights: one factor a pair on the preference
+    term, not on the anchor; length_weights: one on the length term.
 
-    `margin` is beta * (log-ratio of chosen - log-ratio of rejected): 0 when policy and reference agree, where the
-    preference term is ln 2. The length term adds gamma * (|chosen| - |rejected|) inside the sigmoid, with the sign that
-    R-DPO (Park et al. 2024) derives from a reward that charges gamma a token: a shorter chosen side leaves more to
-    learn, a longer one less.
+    `margin` is beta * (log-ratio of chosen - log-ratio of rejected), per token where the objective says so: 0 when
+    policy and reference agree. `sigmoid` is -log sigmoid of it, ln 2 there, whatever is added or optimised.
     """
-    margin = objective.beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
-    shift = objective.gamma * length_weights * (chosen_tokens - rejected_tokens)
-    sigmoid = -F.logsigmoid(margin + shift)
+    better, worse = chosen - reference_chosen, rejected - reference_rejected
+    if objective.per_token:
+        better, worse = better / chosen_tokens, worse / rejected_tokens
+    margin = objective.beta * (better - worse)
+    logit = margin + objective.gamma * length_weights * (chosen_tokens - rejected_tokens) - objective.target
+    right, wrong = _term(logit, objective), _term(-logit, objective)
     nll = -chosen / chosen_tokens
-    loss = (weights * sigmoid + objective.nll * nll).mean()
+    preferred = (1 - objective.smoothing) * right + objective.smoothing * wrong
+    loss = (weights * preferred + objective.nll * nll).mean()
     return Preference(loss, margin.detach(), -F.logsigmoid(margin.detach()), nll.detach())
+
+
+def _term(logit: Tensor, objective: Objective) -> Tensor:
+    """The loss of a pair by how far, in units of reward, its chosen side is ahead.
+
+    IPO (Azar et al. 2023, equation 17) wants log-ratios exactly 1 / (2 beta) apart, which is a logit of a half.
+    """
+    if objective.loss == "ipo":
+        return ((logit - 0.5) / objective.beta) ** 2
+    return -F.logsigmoid(logit)
 
 
 def target_logps(logits: Tensor, targets: Tensor) -> Tensor:

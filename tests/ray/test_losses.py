@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,6 +70,98 @@ def test_a_pair_without_weight_has_no_preference_gradient() -> None:
     lengths = (torch.tensor([5]), torch.tensor([5]))
     preference(chosen, other, other, other, *lengths, torch.zeros(1), torch.ones(1), Objective(0.1)).loss.backward()
     assert chosen.grad is not None and chosen.grad.item() == 0
+
+
+def softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def simpo(c: float, r: float, _: tuple[float, float], n: tuple[int, int]) -> float:
+    """Equation 6 of SimPO with beta 2 and gamma 1."""
+    return softplus(-(2 / n[0] * c - 2 / n[1] * r - 1))
+
+
+def dpo(beta: float, c: float, r: float, ref: tuple[float, float]) -> float:
+    return beta * ((c - ref[0]) - (r - ref[1]))
+
+
+Plain = Callable[[float, float, tuple[float, float], tuple[int, int]], float]
+OBJECTIVES: dict[str, tuple[Objective, Plain]] = {
+    "dpo": (Objective(0.3), lambda c, r, ref, n: softplus(-dpo(0.3, c, r, ref))),
+    "ipo": (Objective(0.3, loss="ipo"), lambda c, r, ref, n: (c - ref[0] - r + ref[1] - 1 / 0.6) ** 2),
+    "ipo_per_token": (
+        Objective(0.3, loss="ipo", per_token=True),
+        lambda c, r, ref, n: ((c - ref[0]) / n[0] - (r - ref[1]) / n[1] - 1 / 0.6) ** 2,
+    ),
+    "cdpo": (
+        Objective(0.3, smoothing=0.1),
+        lambda c, r, ref, n: 0.9 * softplus(-dpo(0.3, c, r, ref)) + 0.1 * softplus(dpo(0.3, c, r, ref)),
+    ),
+    "rdpo": (
+        Objective(0.3, gamma=0.02),
+        lambda c, r, ref, n: softplus(-(dpo(0.3, c, r, ref) + 0.02 * (n[0] - n[1]))),
+    ),
+    "rpo": (Objective(0.3, nll=0.5), lambda c, r, ref, n: softplus(-dpo(0.3, c, r, ref)) - 0.5 * c / n[0]),
+    "simpo": (Objective(2.0, reference="none", per_token=True, target=1.0), simpo),
+}
+
+
+@pytest.fixture(params=OBJECTIVES)
+def objective(request: pytest.FixtureRequest) -> Objective:
+    return OBJECTIVES[request.param][0]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("values", [(-6.0, -5.0, -8.0, -4.0), (-40.0, -90.0, -45.0, -70.0), (-3.0, -3.0, -3.0, -3.0)])
+def test_every_objective_and_its_gradient_are_those_of_its_paper(name: str, values: tuple[float, ...]) -> None:
+    objective, plain = OBJECTIVES[name]
+    lengths, ref = (8, 20), (0.0, 0.0) if objective.reference == "none" else values[2:]
+    sides = [torch.tensor([value], requires_grad=True) for value in values[:2]]
+    ones = torch.ones(1)
+    fixed = (torch.tensor([float(value)]) for value in (*ref, *lengths))
+    loss = preference(*sides, *fixed, ones, ones, objective).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(plain(*values[:2], ref, lengths), rel=1e-5)
+    step = 1e-6
+    for side, (d_chosen, d_rejected) in zip(sides, ((step, 0.0), (0.0, step)), strict=True):
+        up = plain(values[0] + d_chosen, values[1] + d_rejected, ref, lengths)
+        down = plain(values[0] - d_chosen, values[1] - d_rejected, ref, lengths)
+        assert side.grad is not None
+        assert side.grad.item() == pytest.approx((up - down) / (2 * step), rel=1e-4, abs=1e-7)
+
+
+def test_at_a_zero_margin_every_objective_reports_ln_2_and_the_plain_ones_are_it(objective: Objective) -> None:
+    alike = replace(objective, nll=0.0)
+    found = terms(-7, -3, alike, reference=(-7, -3), tokens=(5, 5))
+    assert found.margin.item() == 0
+    assert found.sigmoid.item() == pytest.approx(math.log(2), abs=1e-7)
+    if objective.loss == "sigmoid" and not objective.target:
+        assert found.loss.item() == pytest.approx(math.log(2), abs=1e-7)
+
+
+def test_swapping_a_pair_flips_the_margin_of_every_objective(objective: Objective) -> None:
+    forth = terms(-6, -5, objective, reference=(-8, -4), tokens=(4, 10))
+    back = terms(-5, -6, objective, reference=(-4, -8), tokens=(10, 4))
+    assert forth.margin.item() == -back.margin.item() > 0
+    assert (
+        terms(-6, -5, replace(objective, smoothing=0.0, nll=0.0)).loss
+        > terms(-5, -6, replace(objective, smoothing=0.0, nll=0.0)).loss
+    )
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "cdpo", "rdpo"])
+def test_log_probability_that_both_sides_share_cancels(name: str) -> None:
+    objective, _ = OBJECTIVES[name]
+    apart = terms(-6, -5, objective, reference=(-8, -4), tokens=(4, 10))
+    behind = terms(-6 - 3, -5 - 3, objective, reference=(-8 - 7, -4 - 7), tokens=(4 + 5, 10 + 5))
+    assert behind.loss.item() == pytest.approx(apart.loss.item(), rel=1e-6)
+
+
+def test_smoothing_leaves_a_sure_pair_with_something_to_unlearn() -> None:
+    chosen = torch.tensor([40.0], requires_grad=True)
+    zero, one = torch.zeros(1), torch.ones(1)
+    preference(chosen, zero, zero, zero, one, one, one, one, Objective(1.0, smoothing=0.1)).loss.backward()
+    assert chosen.grad is not None and chosen.grad.item() == pytest.approx(0.1, rel=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7])

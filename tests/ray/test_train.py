@@ -20,6 +20,8 @@ from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.train import canary, checkpoints, dpo, models
 from erpo_ray.train.dpo import prefer
+from erpo_ray.train.forward import sequence_logps
+from erpo_ray.train.rows import pairs
 from erpo_ray.train.sft import imitate
 from erpo_ray.train.weights import version
 from erpo_ray.types import Example, Objective, Training
@@ -157,6 +159,33 @@ def test_another_reference_is_scored_by_its_own_weights(policy: Path, tmp_path: 
     expected = 0.1 * (ratio["chosen_ids"] - ratio["rejected_ids"]).mean().item()
     assert abs(expected) > 0.05
     assert found["margin"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_step_behind_its_prefix_has_the_margin_of_the_whole(policy: Path) -> None:
+    model, steps = models.load(policy), pairs(tiny.pairs(6), 64)
+    wholes = [
+        replace(row, context=row.context[:-1], completions=tuple((row.context[-1], *side) for side in row.completions))
+        for row in steps
+    ]
+    masked, whole = (sequence_logps(model, rows, 4, bf16=False) for rows in (steps, wholes))
+    assert any(abs(one[0] - other[0]) > 0.1 for one, other in zip(masked, whole, strict=True))
+    for one, other in zip(masked, whole, strict=True):
+        assert one[0] - one[1] == pytest.approx(other[0] - other[1], abs=1e-4)
+
+
+def test_an_objective_without_reference_starts_at_a_margin_of_its_own(policy: Path, tmp_path: Path) -> None:
+    rows, steps = tiny.pairs(8), []
+    simpo = Objective(beta=2.0, reference="none", per_token=True, target=0.5)
+    training = replace(PLAIN, epochs=2)
+    prefer(policy, policy, rows, simpo, training, tmp_path / "out", None, lambda *step: steps.append(step[2]))
+    logps = sequence_logps(models.load(policy), pairs(rows, 64), 4, bf16=False)
+    margins = [
+        2 * (chosen / len(row.chosen_ids) - rejected / len(row.rejected_ids))
+        for row, (chosen, rejected) in zip(rows, logps, strict=True)
+    ]
+    assert abs(sum(margins)) > 0.1
+    assert steps[0]["margin"] == pytest.approx(sum(margins) / 8, abs=1e-3)
+    assert steps[1]["margin"] > steps[0]["margin"]
 
 
 def test_a_reference_that_is_not_the_start_stops_the_run(
