@@ -81,13 +81,14 @@ def costs(
     """
     speed = REFERENCE_PARAMETERS / shape.parameters * cores / REFERENCE_CORES
     out = [_evaluation("base", config, evaluated, speed)]
-    preferred = 0
+    negatives = 0
     for name, kind in stages:
         if kind == "imitate":
             out.append(_imitate(name, config, harmful, benign, prompt_tokens, speed))
+            negatives = config.prefer.negatives
         else:
-            out.append(_prefer(name, config, harmful, benign, prompt_tokens, speed, first=not preferred))
-            preferred += 1
+            out.append(_prefer(name, config, harmful, benign, prompt_tokens, speed, negatives))
+            negatives = 0
         out.append(_evaluation(name, config, evaluated, speed))
     return out
 
@@ -118,12 +119,12 @@ def _imitate(name: str, config: Config, harmful: int, benign: int, prompt_tokens
 
 
 def _prefer(
-    name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: float, first: bool
+    name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: float, negatives: int
 ) -> Cost:
     settings = config.prefer
     wanted = settings.explored
     completions = (min(wanted[0], harmful) + min(wanted[1], benign)) * settings.samples
-    rows = _rows(settings.max_pairs + (settings.negatives if first else 0), settings.fit)
+    rows = _rows(settings.max_pairs + negatives, settings.fit)
     length = 2 * (prompt_tokens + settings.draw.max_tokens)
     # The reference adds a forward pass, a third of a training step.
     return _cost(name, "prefer", completions, settings.draw.max_tokens, rows, rows * length * 4 / 3, speed)

@@ -19,6 +19,8 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
     with run.stage("base") as s:
         history = History((scene.base(s, task),))
     for number, stage in enumerate(stages):
+        if stage.kind == "prefer" and stage.over(history):
+            break
         with run.stage(f"{number:02d}-{stage.name}") as s:
             groups = scene.explorer(s, stage, task, history)
             if stage.kind == "imitate":

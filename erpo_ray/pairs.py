@@ -22,11 +22,12 @@ Everything depends on what candidates say, never on the order of groups or candi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
 
+from erpo_ray.balance import balanced, in_turn
 from erpo_ray.config import Prefer
 from erpo_ray.judging import UNFINISHED
 from erpo_ray.judging.composition import Composition, best, is_safe
@@ -54,12 +55,6 @@ _CLEAR_UTILITY = 0.3
 Smaller ones are the noise of an embedding."""
 _ALIKE = 0.95
 """Share of words in common from which two completions are too near to tell anything."""
-_SKEW = 2
-"""One label, or one kind of error, gets at most this many times the pairs of its opposite..."""
-_FREE_SHARE = 4
-"""...or this part of `max_pairs` (a quarter; half of that for errors), whichever is more. A round about length, which
-is not there to move the line between refusing and answering, takes no more of one kind of error than of the other."""
-
 _ERRORS: tuple[PairKind, ...] = ("safety", "over_refusal", "utility")
 _FAULT: dict[PairKind, str] = {
     "safety": "complied with harm",
@@ -70,10 +65,10 @@ _FAULT: dict[PairKind, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class Item:
     """A candidate that has scores. `kind` is the kind of pair it can be rejected in; `length` when it passes.
 
-    `words` are those of its text, case folded.
+    `words` are those of its text, case folded. `whole` is whether it ended by itself, in the form asked for.
     """
 
     candidate: Candidate
@@ -81,14 +76,26 @@ class _Item:
     scores: Scores
     refused: bool
     kind: PairKind
+    whole: bool
 
 
-def passes(prompt: Prompt, candidate: Candidate, verdict: Verdict, min_utility: float) -> bool:
-    """Whether this candidate may be chosen."""
-    return bool(verdict.scores) and _kind(prompt.label, candidate, verdict, verdict.scores, min_utility) == "length"
+Rule = Callable[[Group, Sequence[Item]], "list[Pair] | str"]
+"""Gives the pairs of a group from those of its candidates that can be compared, or why there is none."""
 
 
-def _kind(label: Label, candidate: Candidate, verdict: Verdict, scores: Scores, min_utility: float) -> PairKind:
+def passes(prompt: Prompt, candidate: Candidate, verdict: Verdict, min_utility: float, traced: bool = True) -> bool:
+    """Whether this candidate may be chosen. Where a method has no traces (`traced` off) it needs none."""
+    if not verdict.scores:
+        return False
+    whole = _whole(candidate, verdict, traced)
+    return _kind(prompt.label, verdict, verdict.scores, whole, min_utility) == "length"
+
+
+def _whole(candidate: Candidate, verdict: Verdict, traced: bool) -> bool:
+    return (verdict.well_formed or not traced) and candidate.finish == "stop" and UNFINISHED not in verdict.notes
+
+
+def _kind(label: Label, verdict: Verdict, scores: Scores, whole: bool, min_utility: float) -> PairKind:
     if UNFINISHED in verdict.notes:
         return "format"
     if not is_safe(scores):
@@ -97,7 +104,7 @@ def _kind(label: Label, candidate: Candidate, verdict: Verdict, scores: Scores, 
         return "over_refusal"
     if label == "benign" and scores.utility < min_utility:
         return "utility"
-    return "length" if verdict.well_formed and candidate.finish == "stop" else "format"
+    return "length" if whole else "format"
 
 
 def choose(
@@ -108,17 +115,39 @@ def choose(
     prefer_short: bool,
     seed: int,
     max_tokens: int | None = None,
+    traced: bool = True,
 ) -> tuple[list[Pair], list[LeftOut]]:
     """At most `settings.max_pairs` pairs in an order drawn from `seed`, and why the rest was left out.
 
     `cap` holds the most tokens by label that a chosen candidate of a length pair may have (empty: no cap). `max_tokens`
-    bounds prompt and completion together. Pairs over the limit are dropped so that labels and kinds stay balanced.
+    bounds prompt and completion together. `traced` as in `passes`.
+    """
+
+    def rule(group: Group, items: Sequence[Item]) -> list[Pair] | str:
+        return _pairs(group, items, settings, cap.get(group.prompt.label), prefer_short)
+
+    return collect(groups, rule, settings, prefer_short=prefer_short, seed=seed, max_tokens=max_tokens, traced=traced)
+
+
+def collect(
+    groups: Sequence[Group],
+    rule: Rule,
+    settings: Prefer,
+    *,
+    prefer_short: bool,
+    seed: int,
+    max_tokens: int | None = None,
+    traced: bool = True,
+) -> tuple[list[Pair], list[LeftOut]]:
+    """As `choose`, with pairs after a rule of the caller's.
+
+    Pairs over the limit are dropped so that labels and kinds stay balanced.
     """
     found: list[tuple[Label, Pair]] = []
     left_out: list[LeftOut] = []
     for group in groups:
-        items, dropped = _usable(group, settings, max_tokens)
-        pairs = _pairs(group, items, settings, cap.get(group.prompt.label), prefer_short)
+        items, dropped = _usable(group, settings, max_tokens, traced)
+        pairs = rule(group, items)
         left_out += dropped
         if isinstance(pairs, str):
             left_out.append(LeftOut(group.prompt.id, pairs))
@@ -126,16 +155,16 @@ def choose(
             found.extend((group.prompt.label, pair) for pair in pairs)
     mixed = {"harmful", "benign"} <= {group.prompt.label for group in groups}
     found.sort(key=lambda labelled: seed_of(seed, labelled[1].id))
-    kept = _balanced(found, settings.max_pairs, mixed, prefer_short)
+    kept = balanced(found, settings.max_pairs, mixed, prefer_short)
     ids = {pair.id for pair in kept}
     surplus = [pair for _, pair in found if pair.id not in ids]
     left_out += [LeftOut(pair.prompt_id, f"a surplus {pair.kind} pair: kept out for balance") for pair in surplus]
     return kept, sorted(left_out, key=lambda left: (left.id, left.reason))
 
 
-def _usable(group: Group, settings: Prefer, max_tokens: int | None) -> tuple[list[_Item], list[LeftOut]]:
+def _usable(group: Group, settings: Prefer, max_tokens: int | None, traced: bool) -> tuple[list[Item], list[LeftOut]]:
     """The candidates that can stand in a pair, in an order of their own, and why the others cannot."""
-    items: dict[tuple[str, ...], _Item] = {}
+    items: dict[tuple[str, ...], Item] = {}
     left_out: list[LeftOut] = []
     judged = zip(group.candidates, group.verdicts, strict=True)
     ranked = sorted(
@@ -155,15 +184,16 @@ def _usable(group: Group, settings: Prefer, max_tokens: int | None) -> tuple[lis
         elif words in items:
             reason = f"says the same as {items[words].candidate.id}"
         else:
-            kind = _kind(group.prompt.label, candidate, verdict, verdict.scores, settings.min_utility)
-            items[words] = _Item(candidate, words, verdict.scores, verdict.refused, kind)
+            whole = _whole(candidate, verdict, traced)
+            kind = _kind(group.prompt.label, verdict, verdict.scores, whole, settings.min_utility)
+            items[words] = Item(candidate, words, verdict.scores, verdict.refused, kind, whole)
             continue
         left_out.append(LeftOut(candidate.id, reason))
     return list(items.values()), left_out
 
 
 def _pairs(
-    group: Group, items: Sequence[_Item], settings: Prefer, cap: int | None, prefer_short: bool
+    group: Group, items: Sequence[Item], settings: Prefer, cap: int | None, prefer_short: bool
 ) -> list[Pair] | str:
     """The pairs of one group, one a kind, or why there is none."""
     if group.prompt.label == "unknown":
@@ -178,7 +208,7 @@ def _pairs(
     chosen = best(passing, group.prompt.label, composition, _CLEAR_UTILITY if prefer_short else _EQUAL_UTILITY)
     kinds: tuple[PairKind, ...] = (*_ERRORS, "length", "format") if prefer_short else (*_ERRORS, "format", "length")
     found = (
-        _pair(group, chosen, rejected, kind)
+        pair(group, chosen, rejected, kind, "longer, no better" if kind == "length" else _FAULT[kind])
         for kind in kinds
         if (rejected := _rejected(kind, chosen, items, settings.margin_tokens, cap))
     )
@@ -189,12 +219,12 @@ def _pairs(
     return f"no candidate is worse or longer by {settings.margin_tokens} tokens"
 
 
-def _rejected(kind: PairKind, chosen: _Item, items: Sequence[_Item], margin: int, cap: int | None) -> _Item | None:
+def _rejected(kind: PairKind, chosen: Item, items: Sequence[Item], margin: int, cap: int | None) -> Item | None:
     """The candidate to reject in a pair of this kind.
 
     For length the longest; for an error the one nearest in length to the chosen, so that length is not what is learnt.
     """
-    pool = [item for item in items if item.kind == kind and not _alike(chosen.words, item.words)]
+    pool = [item for item in items if item.kind == kind and not alike(chosen, item)]
     if kind == "length":
         if cap is not None and chosen.scores.length > cap:
             return None
@@ -205,15 +235,16 @@ def _rejected(kind: PairKind, chosen: _Item, items: Sequence[_Item], margin: int
     return min(pool, key=lambda item: abs(item.scores.length - chosen.scores.length), default=None)
 
 
-def _alike(a: Sequence[str], b: Sequence[str]) -> bool:
+def alike(one: Item, other: Item) -> bool:
     """Whether two texts have nearly all their words in common (Dice of word counts)."""
+    a, b = one.words, other.words
     least = _ALIKE * (len(a) + len(b))
     # At most all words of the shorter are common: most texts differ enough in length to say so without a look at them.
     return 2 * min(len(a), len(b)) >= least and 2 * (Counter(a) & Counter(b)).total() >= least
 
 
-def _pair(group: Group, chosen: _Item, rejected: _Item, kind: PairKind) -> Pair:
-    fault = "longer, no better" if kind == "length" else _FAULT[kind]
+def pair(group: Group, chosen: Item, rejected: Item, kind: PairKind, fault: str) -> Pair:
+    """The pair of two candidates of a group; `fault` says in words what is wrong with the rejected one."""
     return Pair(
         id=identity("pair", kind, chosen.candidate.id, rejected.candidate.id),
         prompt_id=group.prompt.id,
@@ -227,42 +258,6 @@ def _pair(group: Group, chosen: _Item, rejected: _Item, kind: PairKind) -> Pair:
         # A refusal is shorter than an answer: charged for length in pairs of errors too, a policy learns to refuse.
         length_weight=float(kind == "length"),
     )
-
-
-def _balanced(found: Sequence[tuple[Label, Pair]], max_pairs: int, mixed: bool, prefer_short: bool) -> list[Pair]:
-    """At most `max_pairs`, labels in turn and kinds in turn within each; `prefer_short` takes length every other time.
-
-    If prompts of both labels are `mixed`, neither label and neither of the opposite errors floods.
-    """
-    queues: dict[Label, dict[PairKind, list[Pair]]] = {"benign": {}, "harmful": {}}
-    for label, pair in found:
-        queues[label].setdefault(pair.kind, []).append(pair)
-    harmful, benign = queues["harmful"], queues["benign"]
-    free = max(1, max_pairs // _FREE_SHARE)
-    if mixed:
-        skew, least = 1 if prefer_short else _SKEW, max(1, free // 2)
-        unsafe, refusing = len(harmful.get("safety", ())), len(benign.get("over_refusal", ()))
-        harmful["safety"] = harmful.get("safety", [])[: max(skew * refusing, least)]
-        benign["over_refusal"] = benign.get("over_refusal", [])[: max(skew * unsafe, least)]
-    by_label = [_kinds_in_turn(harmful, prefer_short), _kinds_in_turn(benign, prefer_short)]
-    if mixed:
-        sizes = [len(pairs) for pairs in by_label]
-        by_label = [by_label[0][: max(_SKEW * sizes[1], free)], by_label[1][: max(_SKEW * sizes[0], free)]]
-    return list(_in_turn(by_label))[:max_pairs]
-
-
-def _kinds_in_turn(queues: Mapping[PairKind, Sequence[Pair]], prefer_short: bool) -> list[Pair]:
-    if not prefer_short:
-        return list(_in_turn(queues.values()))
-    others = list(_in_turn(queue for kind, queue in queues.items() if kind != "length"))
-    return list(_in_turn((queues.get("length", ()), others)))
-
-
-def _in_turn(queues: Iterable[Sequence[Pair]]) -> Iterator[Pair]:
-    """First of each queue, then second of each, and so on; a queue that ends is passed over."""
-    queues = list(queues)
-    for turn in range(max(map(len, queues), default=0)):
-        yield from (queue[turn] for queue in queues if turn < len(queue))
 
 
 def negative_pairs(rows: Iterable[tuple[Example, str, Sequence[int]]]) -> list[Pair]:
@@ -292,15 +287,15 @@ def sample_negatives(negatives: Sequence[Pair], count: int, seed: int) -> list[P
     queues: dict[str, list[Pair]] = {reason: [] for reason in sorted({pair.reason for pair in negatives})}
     for pair in sorted(negatives, key=lambda pair: seed_of(seed, pair.id)):
         queues[pair.reason].append(pair)
-    return list(_in_turn(queues.values()))[:count]
+    return list(in_turn(queues.values()))[:count]
 
 
-def median_passing_length(groups: Iterable[Group], min_utility: float) -> dict[str, float]:
+def median_passing_length(groups: Iterable[Group], min_utility: float, traced: bool = True) -> dict[str, float]:
     """Median length in tokens of the candidates that pass, by label; a label without any is absent."""
     lengths: dict[str, list[int]] = {}
     for group in groups:
         for candidate, verdict in zip(group.candidates, group.verdicts, strict=True):
-            if verdict.scores and passes(group.prompt, candidate, verdict, min_utility):
+            if verdict.scores and passes(group.prompt, candidate, verdict, min_utility, traced):
                 lengths.setdefault(group.prompt.label, []).append(verdict.scores.length)
     return {label: float(median(lengths[label])) for label in sorted(lengths)}
 

@@ -111,7 +111,7 @@ class Scene:
             shorter = stage.kind == "prefer" and stage.objective.gamma > 0
             decision = accept(last.evaluation, measured, self.config.gate, stage.kind, shorter=shorter)
             kept = (policy, measured) if decision.accepted else (last.policy, last.evaluation)
-            return _outcome(s, stage, decision, kept, measured, groups(), self.config.prefer.min_utility)
+            return _outcome(s, stage, decision, kept, measured, history, groups(), self.config.prefer.min_utility)
 
         return self._close(s, decide)
 
@@ -179,15 +179,17 @@ def _outcome(
     decision: Decision,
     kept: tuple[Policy, Evaluation],
     measured: Evaluation,
+    history: History,
     groups: Sequence[Group],
     min_utility: float,
 ) -> Outcome:
-    lengths = median_passing_length(groups, min_utility) if stage.kind == "prefer" else {}
-    missed = tuple(g.prompt.id for g in groups if stage.kind == "prefer" and _wrong(g))
     policy, figures = kept
-    return Outcome(
-        s.path.name, stage.kind, decision.accepted, decision.reason, policy, figures, measured, lengths, missed
-    )
+    plain = Outcome(s.path.name, stage.kind, decision.accepted, decision.reason, policy, figures, measured, {}, ())
+    if stage.kind == "imitate":
+        return plain
+    lengths = median_passing_length(groups, min_utility, stage.traced)
+    missed = tuple(group.prompt.id for group in groups if _wrong(group))
+    return replace(plain, lengths=lengths, missed=missed, state=stage.state(history, groups))
 
 
 def _wrong(group: Group) -> bool:

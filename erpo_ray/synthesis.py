@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 INTENT = "intent"
 """The kind of an example that ends with the intent."""
+ANSWER = "answer"
+"""The kind of one that does not reason."""
 
 _SENTENCE_END = re.compile(r"(?<=[^\W\d])[.!?](?=\s|$)")
 _LEAST_WORDS = 4
@@ -117,6 +119,8 @@ def _example(task: Task, prompt: Prompt, answer: str | None) -> Example | LeftOu
     trace = task.teacher.write(prompt, task.book.category(prompt.category), answer, config.seed)
     if isinstance(trace, Failure):
         return LeftOut(prompt.id, f"teacher: {trace.cause}")
+    if not config.imitate.traces:
+        return _answer(task, prompt, trace.answer)
     text = render(trace, config.model.dialect)
     fault = check(text, prompt, task.book, config.model.dialect, config.imitate.trace_cap, task.renderer.count)
     if fault:
@@ -126,6 +130,15 @@ def _example(task: Task, prompt: Prompt, answer: str | None) -> Example | LeftOu
     at = _tokens(task.renderer.pieces(ids), decisions(text, config.model.dialect))
     weights = _weights(len(ids), at, config.imitate.decision_weight)
     return Example(_id(prompt, kind), prompt.id, kind, task.renderer.render(prompt.text), ids, text, weights)
+
+
+def _answer(task: Task, prompt: Prompt, answer: str) -> Example | LeftOut:
+    """The answer alone; it decides with its first token."""
+    if is_refusal(answer) != (prompt.label == "harmful"):
+        return LeftOut(prompt.id, "answer: label_disagrees")
+    ids = task.renderer.encode_completion(answer)
+    weights = _weights(len(ids), {0}, task.config.imitate.decision_weight)
+    return Example(_id(prompt, ANSWER), prompt.id, ANSWER, task.renderer.render(prompt.text), ids, answer, weights)
 
 
 def _beginning(task: Task, prompt: Prompt) -> Example | LeftOut:

@@ -149,6 +149,8 @@ class Fit(Section):
 class Imitate(Section):
     """Stage 1: supervised ex-ante reasoning."""
 
+    traces: bool = True
+    """Examples reason before they answer. Off: refusals and answers alone, as in ordinary safety fine-tuning."""
     harmful: int | None = None
     """Harmful prompts used (all when empty); prompts are chosen by hash, balanced over categories."""
     benign: int | None = None
@@ -286,6 +288,11 @@ class Config(Section):
     def _fits(self) -> Config:
         if self.teacher.type == "openai" and not (self.teacher.base_url and self.teacher.model):
             raise ValueError("teacher.type is openai but teacher.base_url or teacher.model is empty; set both")
+        if not self.imitate.traces and (self.imitate.harmful_intents or self.imitate.benign_intents):
+            raise ValueError(
+                "imitate.traces is off, but imitate.harmful_intents or imitate.benign_intents asks for traces; "
+                "set both to 0"
+            )
         longest = {
             "imitate.draw.max_tokens": self.imitate.draw.max_tokens,
             "prefer.draw.max_tokens": self.prefer.draw.max_tokens,

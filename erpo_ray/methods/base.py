@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from erpo_ray.config import Config
@@ -57,7 +57,8 @@ class Outcome:
 
     `policy` is the one to go on with and `evaluation` its figures; `measured` are those of the policy the stage
     trained, which a rejecting gate leaves behind. `lengths` is the median length in tokens of passing candidates by
-    label, `missed` the prompts whose group held an error (complied with harm, refused the harmless).
+    label, `missed` the prompts whose group held an error (complied with harm, refused the harmless), `state` what the
+    method keeps of its own.
     """
 
     stage: str
@@ -69,6 +70,7 @@ class Outcome:
     measured: Evaluation
     lengths: dict[str, float]
     missed: tuple[str, ...]
+    state: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,12 @@ class Imitate(Protocol):
 
 
 class Prefer(Protocol):
-    """A stage of preference training on judged groups."""
+    """A stage of preference training on judged groups.
+
+    `traced`: a candidate has to reason in due form to pass. `state` is what the method carries to its next stage beside
+    the policy; `over` says that it reached its end, and neither this stage nor one after it is played. Both depend on
+    their arguments alone, so that a continued run finds what the first start found.
+    """
 
     @property
     def name(self) -> str: ...
@@ -120,10 +127,13 @@ class Prefer(Protocol):
     def training(self) -> Training: ...
     @property
     def objective(self) -> Objective: ...
+    @property
+    def traced(self) -> bool: ...
 
     def requests(self, task: Task, history: History) -> list[Request]: ...
-    def cap(self, task: Task, history: History) -> dict[str, int]: ...
     def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]: ...
+    def state(self, history: History, groups: Sequence[Group]) -> dict[str, float]: ...
+    def over(self, history: History) -> bool: ...
 
 
 Stage = Imitate | Prefer

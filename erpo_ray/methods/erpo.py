@@ -6,44 +6,37 @@ and on negative thoughts, for safety, usefulness and efficiency. (3) Prefer, N r
 preference optimisation; each round samples from the last policy, makes it the reference, and tightens the length cap.
 
 The paper's own hyper-parameters are not published in what could be read; every number here is a config field.
+
+Assumption: a policy that learnt to name the risk and the rule before it answers, answers by them. Edge case: in a group
+in which no candidate passes nothing is chosen, and the prompt comes first in the next round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from erpo_ray import pairs as pairing
 from erpo_ray import synthesis
 from erpo_ray.config import Config
 from erpo_ray.methods.base import History, Stage, Task
+from erpo_ray.methods.rounds import Round
 from erpo_ray.prompts.mixing import choose_balanced
-from erpo_ray.types import (
-    Example,
-    Group,
-    LeftOut,
-    Objective,
-    Pair,
-    Prompt,
-    Request,
-    Sampling,
-    Training,
-    seed_of,
-)
+from erpo_ray.types import Example, Group, LeftOut, Pair, Prompt, Request, Training, seed_of
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """ERPO = imitate, prefer, prefer x N with a shrinking length cap."""
     length = config.model.max_length
-    prefer = config.prefer.fit.training(length, config.seed)
+    prefer, traced = config.prefer.fit.training(length, config.seed), config.imitate.traces
     rounds = tuple(
-        Prefer(n, prefer, config.prefer.objective(gamma=config.rounds.gamma), shorten=True)
+        Prefer(n, prefer, config.prefer.objective(gamma=config.rounds.gamma), traced, shorten=True)
         for n in range(1, config.rounds.count + 1)
     )
     return (
         Imitate(config.imitate.fit.training(length, config.seed)),
-        Prefer(0, prefer, config.prefer.objective(), shorten=False),
+        Prefer(0, prefer, config.prefer.objective(), traced),
         *rounds,
     )
 
@@ -100,30 +93,10 @@ class Imitate:
 
 
 @dataclass(frozen=True, slots=True)
-class Prefer:
-    """Stages 2 and 3: explore on-policy, pair within each group, optimise. `shorten` controls length (stage 3)."""
+class Prefer(Round):
+    """Stages 2 and 3. `shorten` controls length (stage 3)."""
 
-    round: int
-    training: Training
-    objective: Objective
-    shorten: bool
-    name: str = "prefer"
-    kind: Literal["prefer"] = "prefer"
-
-    def requests(self, task: Task, history: History) -> list[Request]:
-        """K samples for prompts the policy last got wrong (and their twins) first, then fresh ones."""
-        settings = task.config.prefer
-        missed = frozenset(history.last.missed)
-        prompts = choose_balanced(
-            task.prompts, *settings.explored, seed_of(task.config.seed, "prefer", self.round), first=missed
-        )
-        return [self._request(task, prompt, settings.draw.sampling()) for prompt in prompts]
-
-    def _request(self, task: Task, prompt: Prompt, sampling: Sampling) -> Request:
-        room = task.config.model.max_length - 1
-        ids = task.renderer.render(prompt.text)
-        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room - len(ids)))
-        return Request(prompt, ids, tuple(range(task.config.prefer.samples)), sampling)
+    shorten: bool = False
 
     def cap(self, task: Task, history: History) -> dict[str, int]:
         """The length cap of this round by label: a share of the last round's median passing length (stage 3 only)."""
@@ -134,10 +107,10 @@ class Prefer:
 
     def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
         """Safe over unsafe, answered over refused, useful over empty, short over long; in stage 2 the negatives too."""
-        settings = task.config.prefer
-        seed = seed_of(task.config.seed, "pairs", self.round)
+        settings, seed = task.config.prefer, self.seed(task)
+        cap = self.cap(task, history)
         pairs, left_out = pairing.choose(
-            groups, settings, cap=self.cap(task, history), prefer_short=self.shorten, seed=seed
+            groups, settings, cap=cap, prefer_short=self.shorten, seed=seed, traced=self.traced
         )
         if not self.shorten:
             pairs += pairing.sample_negatives(history.negatives, settings.negatives, seed)

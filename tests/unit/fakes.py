@@ -51,10 +51,12 @@ class Letters:
 class Rote:
     """A backend without engines. A policy's skill is a number in its directory; training raises it.
 
-    Skill 0 answers everything, without a trace. From skill 1 on the right trace comes in most samples.
+    Skill 0 answers everything, without a trace. From skill 1 on the right trace comes in most samples. A `plain` one
+    never reasons, and does the right thing in most samples at any skill.
     """
 
-    def __init__(self, config: Config, book: RuleBook) -> None:
+    def __init__(self, config: Config, book: RuleBook, plain: bool = False) -> None:
+        self._plain = plain
         self.sampled: list[str] = []
         self.asked: list[tuple[int, ...]] = []
         self.trained: list[str] = []
@@ -119,11 +121,12 @@ class Rote:
         return Candidate(id, request.prompt.id, sample, ids, text, "stop", f"skill{self._skill}")
 
     def _text(self, prompt: Prompt, sample: int, greedy: bool) -> str:
-        if not self._skill:
+        if not self._skill and not self._plain:
             return PLAIN if sample == 0 else f"{PLAIN} Number {sample}."
         category = self._book.category(prompt.category)
         right = greedy or seed_of(prompt.id, sample) % 4 > 0
         label = prompt.label if right else ("benign" if prompt.label == "harmful" else "harmful")
         asked = Prompt(prompt.id, prompt.text, label, prompt.category, prompt.topic)
         answer = PLAIN if label == "benign" else None
-        return traces.render(TemplateTeacher().write(asked, category, answer, sample), "lines")
+        trace = TemplateTeacher().write(asked, category, answer, sample)
+        return trace.answer if self._plain else traces.render(trace, "lines")

@@ -1,12 +1,19 @@
-"""A process that plays the whole loop by rote in a directory and prints what it sampled: for tests that kill it."""
+"""A process that plays a method by rote in a directory and prints what it sampled: for tests that kill it."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from test_loop import run
+from fakes import Rote
+from test_loop import CONFIG, run
+
+from erpo_ray import rules
+from erpo_ray.methods import METHODS
 
 if __name__ == "__main__":
-    _, backend = run(Path(sys.argv[1]))
+    place, method = sys.argv[1:]
+    config = CONFIG.model_copy(update={"method": method})
+    plain = any(stage.kind == "prefer" and not stage.traced for stage in METHODS[method](config))
+    _, backend = run(Path(place), config, Rote(config, rules.load(""), plain))
     print("\n".join(backend.sampled))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ruamel.yaml import YAML
 from erpo_ray import settings
 from erpo_ray.config import Config
 from erpo_ray.methods import METHODS
+from erpo_ray.types import Objective
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -38,6 +40,27 @@ def test_the_gpu_configs_ask_for_gpus_and_train_as_they_are_called() -> None:
     assert lora.imitate.fit.lora_rank == lora.prefer.fit.lora_rank == 64
     assert (full.cluster.gpu, full.cluster.train_workers, full.cluster.rollout_workers) == (True, 8, 8)
     assert full.imitate.fit.lora_rank == full.prefer.fit.lora_rank == 0
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.endswith("_8b")], ids=lambda path: path.stem)
+def test_an_8b_config_trains_a_lora_on_eight_gpus_and_has_a_demo(path: Path) -> None:
+    found = settings.load(path)
+    demo = settings.load(path.with_name(path.name.replace("_8b", "_demo")))
+    assert (found.cluster.gpu, found.cluster.train_workers, found.cluster.rollout_workers) == (True, 8, 8)
+    for stage in METHODS[found.method](found):
+        assert stage.training.lora_rank == 64 and stage.training.batch_size % 8 == 0
+    assert (demo.method, demo.prefer.composition) == (found.method, found.prefer.composition)
+    assert (demo.prefer.loss, demo.prefer.reference) == (found.prefer.loss, found.prefer.reference)
+
+
+def test_the_settings_of_dpo_are_the_objectives_they_are_named_after() -> None:
+    dpo, rdpo, simpo = (
+        settings.load(ROOT / "configs" / f"{name}_demo.yaml").prefer for name in ("dpo", "rdpo", "simpo")
+    )
+    assert dpo.objective() == Objective(beta=0.1, nll=0.2)
+    assert rdpo.objective() == replace(dpo.objective(), gamma=rdpo.gamma) and rdpo.gamma > 0
+    assert simpo.objective() == Objective(2.0, reference="none", per_token=True, target=simpo.target)
+    assert simpo.target > 0
 
 
 def test_the_cluster_file_is_what_the_launcher_of_the_pinned_ray_takes(cluster: dict[str, Any]) -> None:

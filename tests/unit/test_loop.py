@@ -66,7 +66,7 @@ def run(
     with RunDir.open(place / "run", config) as directory:
         task = Task(config, backend.policy(base), mix.train, book, Letters(), TemplateTeacher())
         scene = Scene(backend, directory, config, asked, phase, lambda line: None, show=lambda: show(directory.path))
-        return align(METHODS["erpo"](config), task, scene, directory), backend
+        return align(METHODS[config.method](config), task, scene, directory), backend
 
 
 def metrics(place: Path) -> list[dict[str, object]]:

@@ -17,10 +17,10 @@ DRIVER = Path(__file__).with_name("loop_driver.py")
 PAIRS = "run/stages/02-prefer/pairs.jsonl"
 
 
-def drive(place: Path, failpoint: str = "") -> subprocess.CompletedProcess[str]:
+def drive(place: Path, failpoint: str = "", method: str = "erpo") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "ERPO_FAILPOINT": failpoint, "PYTHONPATH": f"{DRIVER.parent}:{Path.cwd()}"}
     return subprocess.run(
-        [sys.executable, str(DRIVER), str(place)], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, str(DRIVER), str(place), method], env=environment, capture_output=True, text=True, timeout=120
     )
 
 

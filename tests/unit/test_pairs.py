@@ -101,6 +101,20 @@ def test_a_broken_trace_or_no_answer_is_rejected_but_never_chosen() -> None:
     assert reasons(group(HARMFUL, broken, endless, cut)) == ["no candidate passes: 3 ill formed or unfinished"]
 
 
+def test_a_method_without_traces_chooses_any_answer_that_ended() -> None:
+    plain = judged(HARMFUL, 0, "one two", tokens=50, well_formed=False)
+    unsafe = judged(HARMFUL, 1, "three four", tokens=50, safety=-1, well_formed=False)
+    cut = judged(HARMFUL, 2, "five six", tokens=50, finish="length", well_formed=False)
+    at = [group(HARMFUL, plain, unsafe, cut)]
+    found, _ = choose(at, SETTINGS, cap={}, prefer_short=False, seed=1, traced=False)
+    assert [(pair.kind, pair.chosen_ids, pair.rejected_ids) for pair in found] == [
+        ("safety", plain[0].token_ids, unsafe[0].token_ids)
+    ]
+    assert choose(at, SETTINGS, cap={}, prefer_short=False, seed=1)[0] == []
+    assert passes(HARMFUL, *plain, 0.0, traced=False) and not passes(HARMFUL, *cut, 0.0, traced=False)
+    assert median_passing_length(at, 0.0, traced=False) == {"harmful": 50}
+
+
 def test_an_error_is_rejected_at_the_length_of_the_chosen() -> None:
     good = judged(HARMFUL, 0, "one two", tokens=50)
     far = judged(HARMFUL, 1, "three four", tokens=90, safety=-1)

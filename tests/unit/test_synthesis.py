@@ -154,6 +154,23 @@ def test_a_teacher_of_other_words_weighs_verdict_and_answer() -> None:
     assert [sum(weight > row.weights[0] for weight in row.weights) for row in rows] == [2]
 
 
+def test_without_traces_an_example_is_the_answer_and_its_first_token_decides() -> None:
+    plain = task(imitate={"traces": False, "decision_weight": 8})
+    (refusal, answer), left_out = synthesis.examples(plain, (FORGE, RENEW), {"b": ANSWER}, [])
+    assert (refusal.text, answer.text) == (write(FORGE).answer, ANSWER)
+    assert answer.completion_ids == (*map(ord, ANSWER), 0)
+    n = len(answer.completion_ids)
+    assert answer.weights == pytest.approx((8 * n / (n + 7), *[n / (n + 7)] * (n - 1)), abs=1e-3)
+    assert synthesis.negative_pairs(plain, (refusal, answer)) == left_out == []
+    declined = synthesis.examples(plain, (RENEW,), {"b": "I can't help with that."}, [])
+    assert declined == ([], [LeftOut("b", "answer: label_disagrees")])
+
+
+def test_what_asks_for_traces_and_for_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="imitate.traces is off, but imitate.harmful_intents"):
+        task(imitate={"traces": False, "benign_intents": 3})
+
+
 def test_a_beginning_ends_with_the_intent() -> None:
     rows, left_out = synthesis.beginnings(task(), (FORGE, RENEW, EGGS))
     assert left_out == [] and {row.kind for row in rows} == {"intent"}

@@ -1,0 +1,57 @@
+"""A round of preference as most methods have it: sample on-policy, pair within each group, optimise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from erpo_ray import pairs as pairing
+from erpo_ray.methods.base import History, Task
+from erpo_ray.prompts.mixing import choose_balanced
+from erpo_ray.types import Group, LeftOut, Objective, Pair, Prompt, Request, Sampling, Training, seed_of
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Round `number` of a method. `traced` is whether a candidate has to reason in due form to be chosen."""
+
+    number: int
+    training: Training
+    objective: Objective
+    traced: bool = True
+    name: str = "prefer"
+    kind: Literal["prefer"] = "prefer"
+
+    def requests(self, task: Task, history: History) -> list[Request]:
+        """K samples for prompts the policy last got wrong (and their twins) first, then fresh ones."""
+        settings = task.config.prefer
+        missed = frozenset(history.last.missed)
+        prompts = choose_balanced(
+            task.prompts, *settings.explored, seed_of(task.config.seed, "prefer", self.number), first=missed
+        )
+        return [self._request(task, prompt, settings.draw.sampling()) for prompt in prompts]
+
+    def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
+        """Safe over unsafe, answered over refused, useful over empty, short over long."""
+        return pairing.choose(
+            groups, task.config.prefer, cap={}, prefer_short=False, seed=self.seed(task), traced=self.traced
+        )
+
+    def state(self, history: History, groups: Sequence[Group]) -> dict[str, float]:
+        """What the next round has to know beyond the policy: nothing."""
+        return {}
+
+    def over(self, history: History) -> bool:
+        """Whether the method ended before this round: it does not end by itself."""
+        return False
+
+    def seed(self, task: Task) -> int:
+        """What the choice of this round's pairs is drawn from."""
+        return seed_of(task.config.seed, "pairs", self.number)
+
+    def _request(self, task: Task, prompt: Prompt, sampling: Sampling) -> Request:
+        room = task.config.model.max_length - 1
+        ids = task.renderer.render(prompt.text)
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room - len(ids)))
+        return Request(prompt, ids, tuple(range(task.config.prefer.samples)), sampling)

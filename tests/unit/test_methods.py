@@ -1,0 +1,74 @@
+"""What every method keeps, by being listed: it plays on a fake backend, and a killed run ends as an unbroken one."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_loop import CONFIG
+from test_loop_killed import drive, ids
+
+from erpo_ray.config import Config
+from erpo_ray.methods import METHODS
+from erpo_ray.methods.base import Outcome
+from erpo_ray.rundir import read_rows
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_killed_and_continued(tmp_path: Path, method: str) -> None:
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    for place in (unbroken, broken):
+        place.mkdir()
+    assert (whole := drive(unbroken, method=method)).returncode == 0, whole.stderr
+    trainings = len(METHODS[method](CONFIG))
+    for failpoint in ("candidates:appended:30", *["policy:renamed"] * min(2, trainings)):
+        before = ids(broken)
+        killed = drive(broken, failpoint, method)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert before <= ids(broken)
+    before = ids(broken)
+    continued = drive(broken, method=method)
+    assert continued.returncode == 0, continued.stderr
+    sampled = continued.stdout.split()
+    assert not before & set(sampled) and len(set(sampled)) == len(sampled)
+    assert ids(broken) == ids(unbroken) == before | set(sampled)
+    assert rows(broken) == rows(unbroken) != {}
+    assert ends(broken) == ends(unbroken)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stages_follow_from_the_configuration_alone(method: str) -> None:
+    assert METHODS[method](CONFIG) == METHODS[method](CONFIG.model_copy())
+    other = CONFIG.model_copy(update={"seed": 1})
+    assert METHODS[method](other) != METHODS[method](CONFIG)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_says_where_it_is_from_and_what_it_assumes(method: str) -> None:
+    told = importlib.import_module(METHODS[method].__module__).__doc__ or ""
+    assert [word for word in ("arXiv", "Assumption", "Edge case") if word not in told] == []
+
+
+def rows(place: Path) -> dict[str, bytes]:
+    """Every file of examples and pairs."""
+    found = [path for name in ("examples", "pairs") for path in place.glob(f"run/stages/*/{name}.jsonl")]
+    return {path.relative_to(place).as_posix(): path.read_bytes() for path in sorted(found)}
+
+
+def ends(place: Path) -> list[tuple[Any, ...]]:
+    """How each stage ended."""
+    found = [next(iter(read_rows(path, Outcome))) for path in sorted(place.glob("run/stages/*/outcome.json"))]
+    return [(end.stage, end.accepted, end.lengths, end.missed, end.state) for end in found]
+
+
+def test_sft_is_the_first_stage_of_erpo() -> None:
+    assert METHODS["sft"](CONFIG) == METHODS["erpo"](CONFIG)[:1]
+
+
+def test_dpo_has_rounds_on_plain_answers_with_one_objective() -> None:
+    config = Config.model_validate({"method": "dpo", "prefer": {"gamma": 0.5}, "rounds": {"count": 2, "gamma": 9.0}})
+    found = METHODS["dpo"](config)
+    assert [(stage.kind, stage.traced, stage.objective.gamma) for stage in found] == [("prefer", False, 0.5)] * 3
