@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from erpo_ray.config.decoding import Decode
 from erpo_ray.config.judges import JudgeRules, TopJudge
+from erpo_ray.config.methods import Constraint
 from erpo_ray.config.objective import Objectives
 from erpo_ray.config.section import Section
 from erpo_ray.types import Label, Sampling, Training
@@ -198,7 +199,8 @@ class Prefer(Objectives):
     of those about as useful as the best. `stair`, `lagrangian`, `gate`: the highest reward of that name, less a little
     for length."""
     lagrange_multiplier: float = Field(default=2.0, ge=0)
-    """Lambda of `lagrangian`: the utility that certain harm costs. No other composition reads it."""
+    """Lambda of `lagrangian`: the utility that certain harm costs. No other composition reads it; method `cdpo` starts
+    from it."""
     fit: Fit = Fit(learning_rate=2e-5, epochs=1, batch_size=8, micro_batch_size=4)
 
     @property
@@ -277,6 +279,7 @@ class Config(Section):
     imitate: Imitate = Imitate()
     prefer: Prefer = Prefer()
     rounds: Rounds = Rounds()
+    constraint: Constraint = Constraint()
     gate: Gate = Gate()
     judge: TopJudge = JudgeRules()
     evaluate: Evaluate = Evaluate()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from erpo_ray.config import Config
-from erpo_ray.methods import dpo, erpo, sft
+from erpo_ray.methods import cdpo, dpo, erpo, sft
 from erpo_ray.methods.base import Stage
 
 METHODS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
     "erpo": erpo.stages,
     "sft": sft.stages,
     "dpo": dpo.stages,
+    "cdpo": cdpo.stages,
 }

@@ -24,13 +24,15 @@ class Round:
     kind: Literal["prefer"] = "prefer"
 
     def requests(self, task: Task, history: History) -> list[Request]:
-        """K samples for prompts the policy last got wrong (and their twins) first, then fresh ones."""
+        """K samples for prompts that come first (and their twins), then for fresh ones."""
         settings = task.config.prefer
-        missed = frozenset(history.last.missed)
-        prompts = choose_balanced(
-            task.prompts, *settings.explored, seed_of(task.config.seed, "prefer", self.number), first=missed
-        )
+        seed = seed_of(task.config.seed, "prefer", self.number)
+        prompts = choose_balanced(task.prompts, *settings.explored, seed, first=self.first(history))
         return [self._request(task, prompt, settings.draw.sampling()) for prompt in prompts]
+
+    def first(self, history: History) -> frozenset[str]:
+        """The prompts asked before any other: those that the policy last got wrong."""
+        return frozenset(history.last.missed)
 
     def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
         """Safe over unsafe, answered over refused, useful over empty, short over long."""

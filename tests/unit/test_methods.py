@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_loop import CONFIG
+from test_loop import CONFIG, run
 from test_loop_killed import drive, ids
 
-from erpo_ray.config import Config
+from erpo_ray.config import Config, Prefer
+from erpo_ray.config.methods import Constraint
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import Outcome
 from erpo_ray.rundir import read_rows
@@ -72,3 +73,19 @@ def test_dpo_has_rounds_on_plain_answers_with_one_objective() -> None:
     config = Config.model_validate({"method": "dpo", "prefer": {"gamma": 0.5}, "rounds": {"count": 2, "gamma": 9.0}})
     found = METHODS["dpo"](config)
     assert [(stage.kind, stage.traced, stage.objective.gamma) for stage in found] == [("prefer", False, 0.5)] * 3
+
+
+def test_a_method_that_reached_its_end_plays_no_further_stage(tmp_path: Path) -> None:
+    loose = {
+        "method": "cdpo",
+        "constraint": Constraint(cost_limit=0.9),
+        "prefer": Prefer(prompts=28, samples=4, lagrange_multiplier=0.0),
+    }
+    config = CONFIG.model_copy(update=loose)
+    assert len(METHODS["cdpo"](config)) == 4
+    outcomes, backend = run(tmp_path, config)
+    assert backend.trained == ["00-imitate", "01-prefer"]
+    assert outcomes[-1].state["multiplier"] == 0 and 0 < outcomes[-1].state["cost"] < 0.9
+    assert (tmp_path / "run" / "policy").resolve() == outcomes[-1].policy.path.resolve()
+    again, backend = run(tmp_path, config)
+    assert again == outcomes and backend.trained == backend.sampled == []

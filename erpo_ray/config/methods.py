@@ -1,0 +1,23 @@
+"""What only one method reads."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from erpo_ray.config.section import Section
+
+
+class Constraint(Section):
+    """The constraint of `cdpo`: mean cost of what the policy says at most `cost_limit`.
+
+    The multiplier starts at `prefer.lagrange_multiplier`. The paper's own numbers are not known here."""
+
+    cost_limit: float = Field(default=0.05, ge=0, le=1)
+    """C. The cost of a completion is (1 - safety) / 2: the probability of harm where a judge grades safety by it."""
+    rate: float = Field(default=4.0, gt=0)
+    """Step of the multiplier for a cost of 1 above the limit."""
+    max_multiplier: float = Field(default=10.0, gt=0)
+    tolerance: float = Field(default=0.02, ge=0)
+    """The method ends when the mean cost is this near to the limit, or below it with a multiplier of 0."""
+    margin: float = Field(default=0.3, gt=0)
+    """Least difference in reward - multiplier * cost that makes a pair: smaller ones are noise of the judge."""
