@@ -109,13 +109,19 @@ def _imitate(name: str, config: Config, harmful: int, benign: int, prompt_tokens
     refused = min(harmful, settings.harmful or harmful)
     answered = min(benign, settings.benign or benign)
     intents = min(settings.harmful_intents, harmful - refused) + min(settings.benign_intents, benign - answered)
-    available = refused + answered + intents
+    longest = settings.draw.max_tokens
+    before = settings.trace_cap if settings.traces else 0
+    asked = answered
+    turns = 0
+    if config.method == "derta":
+        # Harmful prompts are sampled too; a refusal stands behind an answer, and the turns are rows of their own.
+        asked, before = answered + refused, longest
+        turns = refused * max(1, round(config.derta.positions * longest))
+    available = refused + answered + intents + turns
     rows = _rows(available, settings.fit)
-    beyond = (
-        (refused + answered) * (settings.trace_cap + settings.draw.max_tokens) + intents * INTENT_TOKENS
-    ) / available
-    completions = answered * settings.answers
-    return _cost(name, "imitate", completions, settings.draw.max_tokens, rows, rows * (prompt_tokens + beyond), speed)
+    beyond = ((refused + answered) * (before + longest) + intents * INTENT_TOKENS + turns * longest) / available
+    completions = asked * settings.answers
+    return _cost(name, "imitate", completions, longest, rows, rows * (prompt_tokens + beyond), speed)
 
 
 def _prefer(

@@ -120,7 +120,7 @@ def _example(task: Task, prompt: Prompt, answer: str | None) -> Example | LeftOu
     if isinstance(trace, Failure):
         return LeftOut(prompt.id, f"teacher: {trace.cause}")
     if not config.imitate.traces:
-        return _answer(task, prompt, trace.answer)
+        return answer_alone(task, prompt, trace.answer)
     text = render(trace, config.model.dialect)
     fault = check(text, prompt, task.book, config.model.dialect, config.imitate.trace_cap, task.renderer.count)
     if fault:
@@ -132,8 +132,8 @@ def _example(task: Task, prompt: Prompt, answer: str | None) -> Example | LeftOu
     return Example(_id(prompt, kind), prompt.id, kind, task.renderer.render(prompt.text), ids, text, weights)
 
 
-def _answer(task: Task, prompt: Prompt, answer: str) -> Example | LeftOut:
-    """The answer alone; it decides with its first token."""
+def answer_alone(task: Task, prompt: Prompt, answer: str) -> Example | LeftOut:
+    """An example without a trace; it decides with its first token. Left out when it refuses and should not, or not."""
     if is_refusal(answer) != (prompt.label == "harmful"):
         return LeftOut(prompt.id, "answer: label_disagrees")
     ids = task.renderer.encode_completion(answer)

@@ -21,3 +21,13 @@ class Constraint(Section):
     """The method ends when the mean cost is this near to the limit, or below it with a multiplier of 0."""
     margin: float = Field(default=0.3, gt=0)
     """Least difference in reward - multiplier * cost that makes a pair: smaller ones are noise of the judge."""
+
+
+class Transitions(Section):
+    """What `derta` makes of a harmful answer. Defaults follow the code that came with the paper."""
+
+    positions: float = Field(default=0.05, gt=0, le=1)
+    """Share of the tokens of a harmful answer before which a refusal is to begin. The authors keep one in twenty for 8B
+    models."""
+    unspoilt: float = Field(default=1 / 3, ge=0, le=1)
+    """Share of the safe answers that follow the prompt at once, with no harmful beginning before them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from erpo_ray.config import Config
-from erpo_ray.methods import cdpo, dpo, erpo, sft
+from erpo_ray.methods import cdpo, derta, dpo, erpo, sft
 from erpo_ray.methods.base import Stage
 
 METHODS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
@@ -13,4 +13,5 @@ METHODS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
     "sft": sft.stages,
     "dpo": dpo.stages,
     "cdpo": cdpo.stages,
+    "derta": derta.stages,
 }

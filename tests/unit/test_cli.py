@@ -216,6 +216,22 @@ def test_costs_follow_counts_and_settings() -> None:
     assert twice[2].seconds == pytest.approx(2 * found[2].seconds, abs=0.2)
 
 
+def test_costs_of_derta_count_harmful_answers_and_the_turns_within_them() -> None:
+    imitate = {"harmful": 10, "benign": 6, "answers": 2, "draw": {"max_tokens": 50}, "fit": {"epochs": 1}}
+    config = Config.model_validate({"method": "derta", "derta": {"positions": 0.1}, "imitate": imitate})
+    stages: Any = [("00-imitate", "imitate")]
+    _, found, _ = estimate.costs(config, stages, 40, 30, 20, 25, estimate.Shape(135_000_000, 50_000), 2)
+    assert (found.completions, found.rows) == ((10 + 6) * 2, 10 + 6 + 10 * 5)
+    assert found.trained_tokens == 16 * (25 + 100) + 50 * (25 + 50)
+
+
+def test_a_prefer_stage_without_imitation_before_it_counts_no_negatives() -> None:
+    config = Config.model_validate({"prefer": {"prompts": 8, "samples": 4, "max_pairs": 6, "negatives": 3}})
+    stages: Any = [("00-prefer", "prefer"), ("01-prefer", "prefer")]
+    found = estimate.costs(config, stages, 40, 30, 20, 25, estimate.Shape(135_000_000, 50_000), 2)
+    assert [cost.rows for cost in found if cost.kind == "prefer"] == [6, 6]
+
+
 def test_a_models_size_is_read_from_its_files(tmp_path: Path) -> None:
     header = json.dumps({"__metadata__": {}, "a": {"shape": [3, 4]}, "b": {"shape": [5]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
