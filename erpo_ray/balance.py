@@ -31,14 +31,14 @@ def balanced(found: Sequence[tuple[Label, Pair]], max_pairs: int, mixed: bool, p
         unsafe, refusing = len(harmful.get("safety", ())), len(benign.get("over_refusal", ()))
         harmful["safety"] = harmful.get("safety", [])[: max(skew * refusing, least)]
         benign["over_refusal"] = benign.get("over_refusal", [])[: max(skew * unsafe, least)]
-    by_label = [_kindsin_turn(harmful, prefer_short), _kindsin_turn(benign, prefer_short)]
+    by_label = [_kinds_in_turn(harmful, prefer_short), _kinds_in_turn(benign, prefer_short)]
     if mixed:
         sizes = [len(pairs) for pairs in by_label]
         by_label = [by_label[0][: max(_SKEW * sizes[1], free)], by_label[1][: max(_SKEW * sizes[0], free)]]
     return list(in_turn(by_label))[:max_pairs]
 
 
-def _kindsin_turn(queues: Mapping[PairKind, Sequence[Pair]], prefer_short: bool) -> list[Pair]:
+def _kinds_in_turn(queues: Mapping[PairKind, Sequence[Pair]], prefer_short: bool) -> list[Pair]:
     if not prefer_short:
         return list(in_turn(queues.values()))
     others = list(in_turn(queue for kind, queue in queues.items() if kind != "length"))
