@@ -221,12 +221,10 @@ def _missing(requests: Iterable[Request], have: Container[str], run: str, stage:
 def grouped(requests: Sequence[Request], candidates: Iterable[Candidate], verdicts: Iterable[Verdict]) -> list[Group]:
     """The candidates of each request with their verdicts, in sample order; every candidate must be judged."""
     by_candidate = {verdict.candidate_id: verdict for verdict in verdicts}
-    by_prompt: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        by_prompt.setdefault(candidate.prompt_id, []).append(candidate)
+    drawn = {(candidate.prompt_id, candidate.sample): candidate for candidate in candidates}
     groups = []
     for request in requests:
-        mine = sorted(by_prompt.get(request.prompt.id, ()), key=lambda c: c.sample)
+        mine = [drawn[key] for sample in request.samples if (key := (request.prompt.id, sample)) in drawn]
         groups.append(Group(request.prompt, request.prompt_ids, tuple(mine), tuple(by_candidate[c.id] for c in mine)))
     return groups
 

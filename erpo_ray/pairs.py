@@ -146,7 +146,7 @@ def collect(
     found: list[tuple[Label, Pair]] = []
     left_out: list[LeftOut] = []
     for group in groups:
-        items, dropped = _usable(group, settings, max_tokens, traced)
+        items, dropped = usable(group, settings, max_tokens, traced)
         pairs = rule(group, items)
         left_out += dropped
         if isinstance(pairs, str):
@@ -162,7 +162,7 @@ def collect(
     return kept, sorted(left_out, key=lambda left: (left.id, left.reason))
 
 
-def _usable(group: Group, settings: Prefer, max_tokens: int | None, traced: bool) -> tuple[list[Item], list[LeftOut]]:
+def usable(group: Group, settings: Prefer, max_tokens: int | None, traced: bool) -> tuple[list[Item], list[LeftOut]]:
     """The candidates that can stand in a pair, in an order of their own, and why the others cannot."""
     items: dict[tuple[str, ...], Item] = {}
     left_out: list[LeftOut] = []

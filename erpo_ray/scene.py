@@ -59,7 +59,13 @@ class Scene:
         @cache
         def groups() -> list[Group]:
             with self.run.timed(s.path.name, "rollouts"):
-                return self._explore(s, stage.requests(task, history), history.last.policy)
+                requests, policy = stage.requests(task, history), history.last.policy
+                found = self._explore(s, requests, policy)
+                while stage.kind == "prefer" and (more := stage.follow(task, history, found)):
+                    requests = [*requests, *more]
+                    found = self._explore(s, requests, policy)
+            self._review(s, found)
+            return found
 
         return groups
 
@@ -126,17 +132,20 @@ class Scene:
 
     def _explore(self, s: StageDir, requests: Sequence[Request], policy: Policy, prefix: str = "") -> list[Group]:
         prove_judge(s, self.backend, self.run.id)
+        limit = self.config.judge.max_failure_rate
+        return explore(s, requests, policy, self.backend, self.run.id, self.phase, limit, prefix)
+
+    def _review(self, s: StageDir, groups: Sequence[Group], prefix: str = "") -> None:
+        """Of an ensemble, what a person should look at."""
         judge = self.config.judge
-        limit = judge.max_failure_rate
-        groups = explore(s, requests, policy, self.backend, self.run.id, self.phase, limit, prefix)
         if isinstance(judge, JudgeEnsemble):
             s.once(f"{prefix}reviews.jsonl", Review, lambda: reviews(opinions(_judged(groups)), committee_of(judge)))
-        return groups
 
     def _measure(self, s: StageDir, policy: Policy) -> Evaluation:
         def measure() -> Evaluation:
             with self.run.timed(s.path.name, "evaluation"):
                 groups = self._explore(s, self.evaluation, policy, prefix="evaluation_")
+            self._review(s, groups, "evaluation_")
             return evaluation(s.path.name, policy.version, groups)
 
         return s.value("evaluation.json", Evaluation, measure)
@@ -188,7 +197,7 @@ def _outcome(
     if stage.kind == "imitate":
         return plain
     lengths = median_passing_length(groups, min_utility, stage.traced)
-    missed = tuple(group.prompt.id for group in groups if _wrong(group))
+    missed = tuple(dict.fromkeys(group.prompt.id for group in groups if _wrong(group)))
     return replace(plain, lengths=lengths, missed=missed, state=stage.state(history, groups))
 
 

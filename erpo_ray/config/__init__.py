@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from erpo_ray.config.decoding import Decode
 from erpo_ray.config.judges import JudgeRules, TopJudge
-from erpo_ray.config.methods import Constraint, Transitions
+from erpo_ray.config.methods import Constraint, Steps, Transitions
 from erpo_ray.config.objective import Objectives
 from erpo_ray.config.section import Section
 from erpo_ray.types import Label, Sampling, Training
@@ -281,6 +281,7 @@ class Config(Section):
     rounds: Rounds = Rounds()
     constraint: Constraint = Constraint()
     derta: Transitions = Transitions()
+    steps: Steps = Steps()
     gate: Gate = Gate()
     judge: TopJudge = JudgeRules()
     evaluate: Evaluate = Evaluate()

@@ -31,3 +31,15 @@ class Transitions(Section):
     models."""
     unspoilt: float = Field(default=1 / 3, ge=0, le=1)
     """Share of the safe answers that follow the prompt at once, with no harmful beginning before them."""
+
+
+class Steps(Section):
+    """Of methods that prefer single steps of the reasoning to others (`safer`). Values are those of
+    `prefer.composition`, which has to be one with a reward. Defaults are STAIR's; SAFER's own are not known here."""
+
+    margin: float = Field(default=0.5, ge=0)
+    """Least difference in value of two siblings that makes a pair."""
+    least: float = Field(default=0.8)
+    """Least value of a step that is chosen or gone on from."""
+    length_weight: float = Field(default=0.5, ge=0)
+    """What a completion twice as long as the shortest that passes loses in reward."""

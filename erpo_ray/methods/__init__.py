@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from erpo_ray.config import Config
-from erpo_ray.methods import cdpo, derta, dpo, erpo, sft
+from erpo_ray.methods import cdpo, derta, dpo, erpo, safer, sft
 from erpo_ray.methods.base import Stage
 
 METHODS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
@@ -14,4 +14,5 @@ METHODS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
     "dpo": dpo.stages,
     "cdpo": cdpo.stages,
     "derta": derta.stages,
+    "safer": safer.stages,
 }

@@ -114,8 +114,9 @@ class Imitate(Protocol):
 class Prefer(Protocol):
     """A stage of preference training on judged groups.
 
-    `traced`: a candidate has to reason in due form to pass. `state` is what the method carries to its next stage beside
-    the policy; `over` says that it reached its end, and neither this stage nor one after it is played. Both depend on
+    `traced`: a candidate has to reason in due form to pass. `follow` asks for more behind what was drawn, and is asked
+    again until it wants nothing; `state` is what the method carries to its next stage beside
+    the policy; `over` says that it reached its end, and neither this stage nor one after it is played. All depend on
     their arguments alone, so that a continued run finds what the first start found.
     """
 
@@ -131,6 +132,7 @@ class Prefer(Protocol):
     def traced(self) -> bool: ...
 
     def requests(self, task: Task, history: History) -> list[Request]: ...
+    def follow(self, task: Task, history: History, groups: Sequence[Group]) -> list[Request]: ...
     def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]: ...
     def state(self, history: History, groups: Sequence[Group]) -> dict[str, float]: ...
     def over(self, history: History) -> bool: ...

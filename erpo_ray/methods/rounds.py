@@ -30,6 +30,10 @@ class Round:
         prompts = choose_balanced(task.prompts, *settings.explored, seed, first=self.first(history))
         return [self._request(task, prompt, settings.draw.sampling()) for prompt in prompts]
 
+    def follow(self, task: Task, history: History, groups: Sequence[Group]) -> list[Request]:
+        """What to draw behind these groups, a group a request: nothing, one pass is all."""
+        return []
+
     def first(self, history: History) -> frozenset[str]:
         """The prompts asked before any other: those that the policy last got wrong."""
         return frozenset(history.last.missed)

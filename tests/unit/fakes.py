@@ -116,9 +116,10 @@ class Rote:
         return {"rows": float(rows)}
 
     def _candidate(self, request: Request, sample: int, id: str) -> Candidate:
-        text = self._text(request.prompt, sample, greedy=request.sampling.temperature == 0)
+        text = _behind(request.prefix_ids, self._text(request.prompt, sample, request.sampling.temperature == 0))
         ids = (*map(ord, text), 0)
-        return Candidate(id, request.prompt.id, sample, ids, text, "stop", f"skill{self._skill}")
+        given = len(request.prefix_ids)
+        return Candidate(id, request.prompt.id, sample, ids, text, "stop", f"skill{self._skill}", given=given)
 
     def _text(self, prompt: Prompt, sample: int, greedy: bool) -> str:
         if not self._skill and not self._plain:
@@ -130,3 +131,10 @@ class Rote:
         answer = PLAIN if label == "benign" else None
         trace = TemplateTeacher().write(asked, category, answer, sample)
         return trace.answer if self._plain else traces.render(trace, "lines")
+
+
+def _behind(prefix_ids: Sequence[int], text: str) -> str:
+    """The text with its first steps replaced by as many that are given."""
+    prefix = "".join(map(chr, prefix_ids))
+    done, all_steps = len(traces.steps(prefix, "lines")), traces.steps(text, "lines")
+    return prefix + text[all_steps[done].start :] if done < len(all_steps) else prefix or text

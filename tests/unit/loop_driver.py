@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 from fakes import Rote
-from test_loop import CONFIG, run
+from test_loop import of, run
 
 from erpo_ray import rules
 from erpo_ray.methods import METHODS
 
 if __name__ == "__main__":
     place, method = sys.argv[1:]
-    config = CONFIG.model_copy(update={"method": method})
+    config = of(method)
     plain = any(stage.kind == "prefer" and not stage.traced for stage in METHODS[method](config))
     _, backend = run(Path(place), config, Rote(config, rules.load(""), plain))
     print("\n".join(backend.sampled))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_loop import CONFIG, run
+from test_loop import CONFIG, of, run
 from test_loop_killed import drive, ids
 
 from erpo_ray.config import Config, Prefer
@@ -24,7 +24,7 @@ def test_a_method_is_killed_and_continued(tmp_path: Path, method: str) -> None:
     for place in (unbroken, broken):
         place.mkdir()
     assert (whole := drive(unbroken, method=method)).returncode == 0, whole.stderr
-    trainings = len(METHODS[method](CONFIG))
+    trainings = len(METHODS[method](of(method)))
     for failpoint in ("candidates:appended:30", *["policy:renamed"] * min(2, trainings)):
         before = ids(broken)
         killed = drive(broken, failpoint, method)
@@ -42,9 +42,9 @@ def test_a_method_is_killed_and_continued(tmp_path: Path, method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stages_follow_from_the_configuration_alone(method: str) -> None:
-    assert METHODS[method](CONFIG) == METHODS[method](CONFIG.model_copy())
-    other = CONFIG.model_copy(update={"seed": 1})
-    assert METHODS[method](other) != METHODS[method](CONFIG)
+    assert METHODS[method](of(method)) == METHODS[method](of(method))
+    other = of(method).model_copy(update={"seed": 1})
+    assert METHODS[method](other) != METHODS[method](of(method))
 
 
 @pytest.mark.parametrize("method", METHODS)
