@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from erpo_ray.config.decoding import Decode
 from erpo_ray.config.judges import JudgeRules, TopJudge
-from erpo_ray.config.methods import Constraint, Steps, Transitions
+from erpo_ray.config.methods import Constraint, Search, Steps, Transitions
 from erpo_ray.config.objective import Objectives
 from erpo_ray.config.section import Section
 from erpo_ray.types import Label, Sampling, Training
@@ -282,6 +282,7 @@ class Config(Section):
     constraint: Constraint = Constraint()
     derta: Transitions = Transitions()
     steps: Steps = Steps()
+    search: Search = Search()
     gate: Gate = Gate()
     judge: TopJudge = JudgeRules()
     evaluate: Evaluate = Evaluate()

@@ -43,3 +43,17 @@ class Steps(Section):
     """Least value of a step that is chosen or gone on from."""
     length_weight: float = Field(default=0.5, ge=0)
     """What a completion twice as long as the shortest that passes loses in reward."""
+
+
+class Search(Section):
+    """The tree search of `stair`. Exploration, width and visits are those of the code that came with the paper, which
+    goes on for 200 iterations."""
+
+    completions: int = Field(default=24, ge=2)
+    """Drawn for each prompt in all, the first K (`prefer.samples`) among them."""
+    width: int = Field(default=4, ge=2)
+    """Children of a node."""
+    exploration: float = Field(default=1.5, ge=0)
+    """c of UCB: mean reward + c * sqrt(ln N_parent / N)."""
+    visits: int = Field(default=4, ge=1)
+    """Completions through a step before it stands in a pair, unless it ends one."""

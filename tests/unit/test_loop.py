@@ -44,7 +44,9 @@ CONFIG = Config(
 
 def of(method: str) -> Config:
     """`CONFIG` for a method; one that averages rewards needs a composition that has them."""
-    prefer = CONFIG.prefer.model_copy(update={"composition": "stair"}) if method == "safer" else CONFIG.prefer
+    prefer = (
+        CONFIG.prefer.model_copy(update={"composition": "stair"}) if method in ("safer", "stair") else CONFIG.prefer
+    )
     return CONFIG.model_copy(update={"method": method, "prefer": prefer})
 
 

@@ -14,7 +14,7 @@ from erpo_ray.config import Prefer
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.judging.composition import Composition
 from erpo_ray.methods import METHODS
-from erpo_ray.methods.safer import by_prompt, worth
+from erpo_ray.methods.stepwise import by_prompt, worth
 from erpo_ray.pairs import usable
 from erpo_ray.rundir import Files, Ledger, read_rows
 from erpo_ray.types import Candidate, Label, Pair
@@ -45,7 +45,7 @@ def test_what_a_completion_is_worth(label: Label, fields: dict[str, object], exp
 
 def test_an_order_without_values_is_refused_with_the_remedy() -> None:
     with pytest.raises(UsageError, match="set it to stair, lagrangian or gate for method safer"):
-        METHODS["safer"](CONFIG)
+        METHODS["safer"](CONFIG.model_copy(update={"method": "safer"}))
 
 
 def test_groups_of_a_prompt_are_joined_in_order() -> None:

@@ -1,0 +1,128 @@
+"""What rounds that prefer single steps to others have in common: rewards, trees, and pairs of siblings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from erpo_ray import pairs as pairing
+from erpo_ray import traces
+from erpo_ray.config import Config
+from erpo_ray.config.methods import Steps
+from erpo_ray.errors import UsageError
+from erpo_ray.judging.composition import Composition, admissible, length_term, reward
+from erpo_ray.methods.base import History, Task
+from erpo_ray.methods.rounds import Round
+from erpo_ray.pairs import Item
+from erpo_ray.steps import Drawn, Node, Preference, grow, preferences
+from erpo_ray.types import Group, LeftOut, Pair, Request, identity
+
+
+def require_rewards(config: Config) -> None:
+    """UsageError where the composition has no rewards that could be averaged over completions."""
+    if config.prefer.composition == "lexicographic":
+        raise UsageError(
+            "prefer.composition is lexicographic, an order without values that could be averaged over completions; "
+            f"set it to stair, lagrangian or gate for method {config.method}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepRound(Round):
+    """A round on steps. `follow`, which draws further behind some of them, is the method's own."""
+
+    steps: Steps = field(default_factory=Steps)
+
+    def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
+        """Better over worse siblings of each step, behind the ids that both share."""
+        whole = [group for group, _ in by_prompt(groups)]
+
+        def rule(group: Group, items: Sequence[Item]) -> list[Pair] | str:
+            found = self.preferences(self.tree(task, group, items))
+            pairs = [_pair(group, each, items) for each in found]
+            return pairs or f"no two siblings differ in value by more than {self.steps.margin:g}"
+
+        return pairing.collect(whole, rule, task.config.prefer, prefer_short=False, seed=self.seed(task))
+
+    def preferences(self, root: Node) -> Iterable[Preference]:
+        """Of a prompt's tree: the best over the worst sibling of each step."""
+        return preferences(root, self.steps.margin, self.steps.least)
+
+    def tree(self, task: Task, group: Group, items: Sequence[Item] | None = None) -> Node:
+        """Of all completions of a prompt that can be compared."""
+        prefer, dialect = task.config.prefer, task.config.model.dialect
+        if items is None:
+            items, _ = pairing.usable(group, prefer, None, self.traced)
+        composition = Composition(prefer.composition, prefer.lagrange_multiplier)
+        shortest = min((item.scores.length for item in items if item.kind == "length"), default=0)
+        return grow(
+            Drawn(
+                ids := item.candidate.token_ids,
+                traces.steps(task.renderer.pieces(ids), dialect),
+                worth(group, item, shortest, composition, self.steps.length_weight),
+            )
+            for item in items
+        )
+
+    def behind(self, task: Task, group: Group, node: Node, completions: int) -> Request:
+        """So many further completions of the prompt that begin as the node does."""
+        drawn = len(group.candidates)
+        first = self._request(task, group.prompt, task.config.prefer.draw.sampling())
+        left = max(1, first.sampling.max_tokens - len(node.prefix))
+        return replace(
+            first,
+            samples=tuple(range(drawn, drawn + completions)),
+            sampling=replace(first.sampling, max_tokens=left),
+            prefix_ids=node.prefix,
+        )
+
+
+def by_prompt(groups: Iterable[Group]) -> list[tuple[Group, int]]:
+    """All candidates of a prompt in one group, and how many groups they came in."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.prompt.id, []).append(group)
+    return [
+        (
+            replace(
+                parts[0],
+                candidates=tuple(c for part in parts for c in part.candidates),
+                verdicts=tuple(v for part in parts for v in part.verdicts),
+            ),
+            len(parts),
+        )
+        for parts in found.values()
+    ]
+
+
+def worth(group: Group, item: Item, shortest: int, composition: Composition, length_weight: float) -> float:
+    """The reward of a completion, less up to `length_weight` for its length where it may be chosen.
+
+    One that did not end in due form counts as unsafe.
+    """
+    if not item.whole:
+        return reward(replace(item.scores, safety=-1.0), composition)
+    value = reward(item.scores, composition)
+    if not shortest or not admissible(group.prompt.label, item):
+        return value
+    return value + length_term(max(item.scores.length, shortest), shortest, length_weight)
+
+
+def _pair(group: Group, found: Preference, items: Iterable[Item]) -> Pair:
+    """Of the kind of fault that the worst completion behind the rejected step has."""
+    behind = found.rejected.prefix
+    led = [item for item in items if item.candidate.token_ids[: len(behind)] == behind]
+    kind = next((item.kind for item in led if item.kind != "length"), "length")
+    chosen, rejected = found.chosen, found.rejected
+    return Pair(
+        id=identity("step", group.prompt.id, *chosen.prefix, "over", *rejected.prefix),
+        prompt_id=group.prompt.id,
+        prompt_ids=group.prompt_ids,
+        prefix_ids=found.prefix_ids,
+        chosen_ids=chosen.ids,
+        rejected_ids=rejected.ids,
+        weight=1.0,
+        kind=kind,
+        reason=f"{rejected.name}: worth {rejected.value:.2f} against {chosen.value:.2f}, visits {chosen.visits}",
+        length_weight=float(kind == "length"),
+    )
