@@ -15,7 +15,7 @@ from erpo_ray.methods.base import History, Task
 from erpo_ray.methods.rounds import Round
 from erpo_ray.pairs import Item
 from erpo_ray.steps import Drawn, Node, Preference, grow, preferences
-from erpo_ray.types import Group, LeftOut, Pair, Request, identity
+from erpo_ray.types import Group, LeftOut, Pair, PairKind, Request, identity
 
 
 def require_rewards(config: Config) -> None:
@@ -112,7 +112,8 @@ def _pair(group: Group, found: Preference, items: Iterable[Item]) -> Pair:
     """Of the kind of fault that the worst completion behind the rejected step has."""
     behind = found.rejected.prefix
     led = [item for item in items if item.candidate.token_ids[: len(behind)] == behind]
-    kind = next((item.kind for item in led if item.kind != "length"), "length")
+    faults: list[PairKind] = [item.kind for item in led if item.kind != "length"]
+    kind = faults[0] if faults else "length"
     chosen, rejected = found.chosen, found.rejected
     return Pair(
         id=identity("step", group.prompt.id, *chosen.prefix, "over", *rejected.prefix),
