@@ -109,7 +109,7 @@ def worth(group: Group, item: Item, shortest: int, composition: Composition, len
 
 
 def _pair(group: Group, found: Preference, items: Iterable[Item]) -> Pair:
-    """Of the kind of fault that the worst completion behind the rejected step has."""
+    """Its kind is the first fault among the completions behind the rejected step; `length` where all of them pass."""
     behind = found.rejected.prefix
     led = [item for item in items if item.candidate.token_ids[: len(behind)] == behind]
     faults: list[PairKind] = [item.kind for item in led if item.kind != "length"]
