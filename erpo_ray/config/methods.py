@@ -57,3 +57,12 @@ class Search(Section):
     """c of UCB: mean reward + c * sqrt(ln N_parent / N)."""
     visits: int = Field(default=4, ge=1)
     """Completions through a step before it stands in a pair, unless it ends one."""
+
+
+class Reflection(Section):
+    """The process pairs of `saro`. The paper's own numbers are not known here."""
+
+    share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the tokens before a chain names the intent that continuations of it have in common."""
+    margin: int = Field(default=4, ge=1)
+    """Tokens by which the rejected chain names it later, at least."""

@@ -134,7 +134,9 @@ class Rote:
 
 
 def _behind(prefix_ids: Sequence[int], text: str) -> str:
-    """The text with its first steps replaced by as many that are given."""
+    """The text with its first steps replaced by as many that are given, or as many letters where a step is cut."""
     prefix = "".join(map(chr, prefix_ids))
+    if not prefix.endswith("\n"):
+        return prefix + text[len(prefix) :]
     done, all_steps = len(traces.steps(prefix, "lines")), traces.steps(text, "lines")
     return prefix + text[all_steps[done].start :] if done < len(all_steps) else prefix or text
