@@ -159,7 +159,8 @@ class Example:
 class Pair:
     """Chosen over rejected, in token ids. `prefix_ids` is shared assistant text that carries no loss.
 
-    `weight` is a factor on the preference term, `length_weight` one on the length term inside it.
+    `weight` is a factor on the preference term, `length_weight` one on the length term inside it. The first
+    `chosen_skip` and `rejected_skip` tokens of the sides carry no loss either: a prefix that the two do not share.
     """
 
     id: str
@@ -172,6 +173,8 @@ class Pair:
     kind: PairKind
     reason: str
     length_weight: float = 1.0
+    chosen_skip: int = 0
+    rejected_skip: int = 0
 
 
 @dataclass(frozen=True, slots=True)

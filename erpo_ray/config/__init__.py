@@ -194,6 +194,8 @@ class Prefer(Objectives):
     """Least difference in length for a short-over-long pair."""
     min_utility: float = Field(default=0.0, ge=-1, le=1)
     """Benign answers below this are not useful enough to be chosen."""
+    section_weights: bool = False
+    """Blame reasoning and answer of a rejected candidate apart (AW-DPO), as far as it can be told which went wrong."""
     composition: CompositionName = "lexicographic"
     """How safety, utility and length decide which of the candidates that pass is chosen. `lexicographic`: the shortest
     of those about as useful as the best. `stair`, `lagrangian`, `gate`: the highest reward of that name, less a little

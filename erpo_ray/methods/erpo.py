@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from erpo_ray import pairs as pairing
-from erpo_ray import synthesis
+from erpo_ray import sections, synthesis
 from erpo_ray.config import Config
 from erpo_ray.methods.base import History, Stage, Task
 from erpo_ray.methods.rounds import Round
@@ -112,6 +112,8 @@ class Prefer(Round):
         pairs, left_out = pairing.choose(
             groups, settings, cap=cap, prefer_short=self.shorten, seed=seed, traced=self.traced
         )
+        if settings.section_weights:
+            pairs = sections.by_section(pairs, groups, task.config.model.dialect, task.renderer.pieces)
         if not self.shorten:
             pairs += pairing.sample_negatives(history.negatives, settings.negatives, seed)
         return pairs, left_out

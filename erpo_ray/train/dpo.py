@@ -19,11 +19,12 @@ from erpo_ray.train import fit, models
 from erpo_ray.train.forward import Collate, collator, sequence_logps, tokens_of
 from erpo_ray.train.losses import LN2, preference
 from erpo_ray.train.packed import Batch
-from erpo_ray.train.rows import Row, Sequences, fingerprint, pairs
+from erpo_ray.train.rows import Row, Sequences, bearing, fingerprint, pairs, with_skipped
 from erpo_ray.train.weights import version
 from erpo_ray.types import Objective, Training, identity
 
 Logps = tuple[float, ...]
+SIDES = ("chosen", "rejected")
 
 ZERO_MARGIN_TOLERANCE = 0.5
 """Largest mean difference of log-ratios, in nats a completion, that bf16 arithmetic explains at step 0."""
@@ -49,8 +50,8 @@ class PreferTrainer(fit.TokenExact, DPOTrainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         self.tokens += tokens_of(inputs)
-        chosen_tokens, rejected_tokens = inputs["completion_tokens"].chunk(2)
-        chosen, rejected = self.logps(model, inputs).chunk(2)
+        chosen_tokens, rejected_tokens = inputs["loss_tokens"].chunk(2)
+        chosen, rejected = self.logps(model, inputs, inputs["token_weights"]).chunk(2)
         terms = preference(
             chosen,
             rejected,
@@ -143,7 +144,9 @@ def prefer(
 def _reference(model: PreTrainedModel, rows: Sequence[Sequences], training: Training) -> list[Logps]:
     """(chosen, rejected) log-probabilities of every row under `model`; each worker scores its share, all get all."""
     rank, world = fit.workers()
-    share = sequence_logps(model, rows[rank::world], training.micro_batch_size, training.bf16)
+    mine = rows[rank::world]
+    scored = sequence_logps(model, [with_skipped(row) for row in mine], training.micro_batch_size, training.bf16)
+    share = [bearing(row, logps) for row, logps in zip(mine, scored, strict=True)]
     shares: list[Any] = [share]
     if world > 1:
         shares = [None] * world
@@ -155,7 +158,7 @@ def _columns(rows: Sequence[Sequences], reference: Sequence[Logps]) -> Dataset:
     return Dataset.from_list(
         [
             {"context": row.context, "chosen": row.completions[0], "rejected": row.completions[1]}
-            | {"weight": row.weight, "length_weight": row.length_weight}
+            | {"weight": row.weight, "length_weight": row.length_weight, "skips": row.skips}
             | {"ref_chosen": chosen, "ref_rejected": rejected}
             for row, (chosen, rejected) in zip(rows, reference, strict=True)
         ]
@@ -163,7 +166,13 @@ def _columns(rows: Sequence[Sequences], reference: Sequence[Logps]) -> Dataset:
 
 
 def _collate(collate: Collate, found: list[dict[str, Any]]) -> Batch:
-    """All chosen rows, then all rejected ones, and one number a pair in each of the scalars."""
-    batch = collate([(pair["context"], pair[side]) for side in ("chosen", "rejected") for pair in found])
+    """All chosen rows, then all rejected ones, and one number a pair in each of the scalars.
+
+    token_weights: of all completion tokens, 0 where a side skips them. loss_tokens: how many each row has left.
+    """
+    sides = [(pair["context"], pair[side], pair["skips"][at]) for at, side in enumerate(SIDES) for pair in found]
+    batch = collate([(context, completion) for context, completion, _ in sides])
+    batch["token_weights"] = torch.tensor([float(i >= skip) for _, ids, skip in sides for i in range(len(ids))])
+    batch["loss_tokens"] = torch.tensor([len(ids) - skip for _, ids, skip in sides])
     scalars = ("weight", "length_weight", "ref_chosen", "ref_rejected")
     return batch | {name: torch.tensor([pair[name] for pair in found], dtype=torch.float32) for name in scalars}

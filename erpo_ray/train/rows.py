@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from erpo_ray.errors import UsageError
@@ -25,6 +25,8 @@ class Sequences:
     completions: tuple[tuple[int, ...], ...]
     weight: float = 1.0
     length_weight: float = 1.0
+    skips: tuple[int, ...] = ()
+    """Leading tokens of each completion that bear no loss; empty: none."""
     token_weights: tuple[float, ...] = ()
     """Loss weight of each token of the only completion; empty: 1 each."""
 
@@ -67,13 +69,30 @@ def pairs(rows: Iterable[Any], max_length: int) -> list[Sequences]:
             (_ids(row, "chosen_ids"), _ids(row, "rejected_ids")),
             float(_get(row, "weight")),
             float(_get(row, "length_weight")),
+            (int(_get(row, "chosen_skip")), int(_get(row, "rejected_skip"))),
         )
         for row in rows
     ]
     for row in found:
+        if any(not 0 <= skip < len(side) for skip, side in zip(row.skips, row.completions, strict=True) if side):
+            raise UsageError(f"pair {row.id}: skips {row.skips} leave a side without a token that bears loss; drop it")
         if row.completions[0] == row.completions[1]:
             raise UsageError(f"pair {row.id}: chosen and rejected are the same tokens; drop it")
     return _checked(found, max_length)
+
+
+def with_skipped(row: Sequences) -> Sequences:
+    """The row with what its completions skip as further completions, if they skip anything."""
+    heads = (side[:skip] for side, skip in zip(row.completions, row.skips, strict=False) if skip)
+    return replace(row, completions=(*row.completions, *heads))
+
+
+def bearing(row: Sequences, logps: Sequence[float]) -> tuple[float, ...]:
+    """Log-probability of what bears loss in each completion, from those of `with_skipped`: p(b | a) = p(ab) / p(a)."""
+    sides = len(row.completions)
+    heads = iter(logps[sides:])
+    skips = row.skips or (0,) * sides
+    return tuple(whole - next(heads) if skip else whole for whole, skip in zip(logps[:sides], skips, strict=True))
 
 
 WINDOW = 8
@@ -131,7 +150,15 @@ def fingerprint(rows: Sequence[Sequences]) -> str:
         *(
             part
             for row in rows
-            for part in (row.id, row.context, row.completions, row.weight, row.length_weight, row.token_weights)
+            for part in (
+                row.id,
+                row.context,
+                row.completions,
+                row.weight,
+                row.length_weight,
+                row.skips,
+                row.token_weights,
+            )
         )
     )
 

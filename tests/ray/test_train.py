@@ -21,7 +21,7 @@ from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.train import canary, checkpoints, dpo, models
 from erpo_ray.train.dpo import prefer
 from erpo_ray.train.forward import sequence_logps
-from erpo_ray.train.rows import pairs
+from erpo_ray.train.rows import Sequences, pairs
 from erpo_ray.train.sft import imitate
 from erpo_ray.train.weights import version
 from erpo_ray.types import Example, Objective, Training
@@ -186,6 +186,31 @@ def test_an_objective_without_reference_starts_at_a_margin_of_its_own(policy: Pa
     assert abs(sum(margins)) > 0.1
     assert steps[0]["margin"] == pytest.approx(sum(margins) / 8, abs=1e-3)
     assert steps[1]["margin"] > steps[0]["margin"]
+
+
+def test_a_margin_behind_skipped_tokens_is_that_of_what_follows_them(policy: Path, tmp_path: Path) -> None:
+    other = tiny.policy(tmp_path / "other", seed=1)
+    rows = [
+        replace(row, chosen_skip=len(row.chosen_ids) // 2, rejected_skip=len(row.rejected_ids) // 3)
+        for row in tiny.pairs(8)
+    ]
+
+    def after(path: Path, side: str) -> list[float]:
+        """log p(the rest | prompt, prefix, skipped), with what is skipped as context."""
+        parts = []
+        for row in rows:
+            ids, skip = getattr(row, f"{side}_ids"), getattr(row, f"{side}_skip")
+            parts.append(Sequences(row.id, (*row.prompt_ids, *row.prefix_ids, *ids[:skip]), (ids[skip:],)))
+        return [logp for (logp,) in sequence_logps(models.load(path), parts, 4, bf16=False)]
+
+    found = prefer(policy, other, rows, Objective(beta=0.1), PLAIN, tmp_path / "out")
+    chosen, rejected = after(policy, "chosen"), after(policy, "rejected")
+    behind = sum(after(other, "chosen")) - sum(after(other, "rejected"))
+    assert found["margin"] == pytest.approx(0.1 * (sum(chosen) - sum(rejected) - behind) / 8, abs=1e-3)
+    assert found["logps_chosen"] == pytest.approx(sum(chosen) / 8, abs=1e-3)
+    means = [-logp / (len(row.chosen_ids) - row.chosen_skip) for logp, row in zip(chosen, rows, strict=True)]
+    assert found["nll"] == pytest.approx(sum(means) / 8, abs=1e-3)
+    assert any(row.chosen_skip for row in rows)
 
 
 def test_a_reference_that_is_not_the_start_stops_the_run(

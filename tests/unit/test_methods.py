@@ -11,11 +11,12 @@ import pytest
 from test_loop import CONFIG, of, run
 from test_loop_killed import drive, ids
 
-from erpo_ray.config import Config, Prefer
+from erpo_ray.config import Config, Prefer, Rounds
 from erpo_ray.config.methods import Constraint
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import Outcome
 from erpo_ray.rundir import read_rows
+from erpo_ray.types import Pair
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -89,3 +90,18 @@ def test_a_method_that_reached_its_end_plays_no_further_stage(tmp_path: Path) ->
     assert (tmp_path / "run" / "policy").resolve() == outcomes[-1].policy.path.resolve()
     again, backend = run(tmp_path, config)
     assert again == outcomes and backend.trained == backend.sampled == []
+
+
+def test_section_weights_blame_parts_and_leave_the_same_candidates(tmp_path: Path) -> None:
+    found = {}
+    for weighed in (False, True):
+        place = tmp_path / str(weighed)
+        place.mkdir()
+        prefer = Prefer(prompts=28, samples=4, negatives=6, section_weights=weighed)
+        run(place, CONFIG.model_copy(update={"prefer": prefer, "rounds": Rounds(count=0)}))
+        found[weighed] = list(read_rows(place / "run/stages/01-prefer/pairs.jsonl", Pair))
+    parts = [pair for pair in found[True] if "weighs" in pair.reason]
+    assert parts and len(found[True]) == len(found[False]) + len(parts) / 2
+    assert sum(pair.chosen_skip > 0 and pair.rejected_skip > 0 for pair in parts) == len(parts) / 2
+    assert {pair.weight for pair in parts} == {1.0}
+    assert {pair.prompt_id for pair in found[True]} == {pair.prompt_id for pair in found[False]}

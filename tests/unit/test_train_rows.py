@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erpo_ray.errors import UsageError
-from erpo_ray.train.rows import Order, examples, fingerprint, micro_batch, order, pairs
+from erpo_ray.train.rows import Order, bearing, examples, fingerprint, micro_batch, order, pairs, with_skipped
 from erpo_ray.types import Example, Pair
 
 
@@ -52,6 +52,24 @@ def test_weights_are_one_a_completion_token_or_none() -> None:
 def test_empty_sides_are_refused(row: Example) -> None:
     with pytest.raises(UsageError, match="row e: an empty prompt or completion"):
         examples([row], 9)
+
+
+def test_what_a_side_skips_is_scored_apart_and_taken_off() -> None:
+    (row,) = pairs([replace(pair((5, 6, 8), (6, 7)), chosen_skip=2)], 9)
+    assert row.skips == (2, 0)
+    assert with_skipped(row).completions == ((5, 6, 8), (6, 7), (5, 6))
+    assert bearing(row, (-9.0, -4.0, -7.0)) == (-2.0, -4.0)
+    (both,) = pairs([replace(pair((5, 6, 8), (6, 7)), chosen_skip=2, rejected_skip=1)], 9)
+    assert bearing(both, (-9.0, -4.0, -7.0, -1.0)) == (-2.0, -3.0)
+    (plain,) = pairs([pair()], 9)
+    assert with_skipped(plain) == plain and bearing(plain, (-9.0, -4.0)) == (-9.0, -4.0)
+    assert fingerprint([row]) != fingerprint([both])
+
+
+@pytest.mark.parametrize(("chosen", "rejected"), [(1, 0), (0, 2), (-1, 0)])
+def test_a_side_that_skips_all_of_itself_is_refused(chosen: int, rejected: int) -> None:
+    with pytest.raises(UsageError, match="pair a: skips .* leave a side without a token that bears loss"):
+        pairs([replace(pair(), chosen_skip=chosen, rejected_skip=rejected)], 9)
 
 
 def test_a_pair_of_equal_sides_is_refused() -> None:
