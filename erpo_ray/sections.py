@@ -28,7 +28,7 @@ _ANSWERS = ("safety", "over_refusal")
 
 def by_section(pairs: Sequence[Pair], groups: Sequence[Group], dialect: traces.Dialect, pieces: Pieces) -> list[Pair]:
     """The pairs, those whose fault can be placed by part in place of the whole."""
-    labels = {group.prompt.id: group.prompt.label for group in groups}
+    labels: dict[str, Label] = {group.prompt.id: group.prompt.label for group in groups}
     texts = {(c.prompt_id, c.token_ids): c for group in groups for c in group.candidates}
     return [part for pair in pairs for part in _parts(pair, labels, texts, dialect, pieces)]
 
