@@ -130,7 +130,9 @@ def _prefer(
     settings = config.prefer
     wanted = settings.explored
     completions = (min(wanted[0], harmful) + min(wanted[1], benign)) * settings.samples
-    rows = _rows(settings.max_pairs + negatives, settings.fit)
+    # Reasoning and answer of a pair are a row each.
+    parts = 2 if settings.section_weights else 1
+    rows = _rows(parts * settings.max_pairs + negatives, settings.fit)
     length = 2 * (prompt_tokens + settings.draw.max_tokens)
     # The reference adds a forward pass, a third of a training step.
     return _cost(name, "prefer", completions, settings.draw.max_tokens, rows, rows * length * 4 / 3, speed)

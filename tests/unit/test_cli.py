@@ -230,6 +230,9 @@ def test_a_prefer_stage_without_imitation_before_it_counts_no_negatives() -> Non
     stages: Any = [("00-prefer", "prefer"), ("01-prefer", "prefer")]
     found = estimate.costs(config, stages, 40, 30, 20, 25, estimate.Shape(135_000_000, 50_000), 2)
     assert [cost.rows for cost in found if cost.kind == "prefer"] == [6, 6]
+    weighed = config.model_copy(update={"prefer": config.prefer.model_copy(update={"section_weights": True})})
+    found = estimate.costs(weighed, stages, 40, 30, 20, 25, estimate.Shape(135_000_000, 50_000), 2)
+    assert [cost.rows for cost in found if cost.kind == "prefer"] == [12, 12]
 
 
 def test_a_models_size_is_read_from_its_files(tmp_path: Path) -> None:
