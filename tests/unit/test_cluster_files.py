@@ -91,7 +91,7 @@ def test_every_machine_on_aws_has_a_security_group_of_its_owner() -> None:
         assert kind["node_config"]["SecurityGroupIds"] == ["sg-REPLACE-ME"]
 
 
-# What KubeRay's definitions (ray.io/v1, from 1.6 on) say of the fields used here: type, fields that must be there, those
+# What KubeRay's definitions (ray.io/v1, from 1.6 on) say of the fields used here: type, those that must be there, those
 # within. A field that is not listed is a mistake in a manifest, or has to be looked up there and added.
 POD = ("object", ["spec"], {"metadata": ("object", [], None), "spec": ("object", ["containers"], None)})
 HEAD = {
