@@ -52,11 +52,21 @@ def run(
 
 
 @app.command()
-def plan(config: Config, overrides: Overrides = None, json: Json = False) -> int:
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    nodes: Annotated[
+        str,
+        typer.Option(
+            metavar="NxGxKIND@PRICE", help="Who runs where, time and money on such machines, as 2x8xH100@2.50."
+        ),
+    ] = "",
+    json: Json = False,
+) -> int:
     """Show what a run would do and need: stages, prompts, tokens, memory, time. Boots nothing."""
     from erpo_ray.commands import plan
 
-    return plan.plan(config, overrides or [], json)
+    return plan.plan(config, overrides or [], nodes, json)
 
 
 @app.command()

@@ -117,6 +117,14 @@ def _why(nodes: Sequence[Node], need: Need, placed: int) -> str:
     if need.gpus > largest:
         return f"{who} needs {need.gpus} GPUs on one node; the largest node has {largest}"
     among = f" with the label {where}" if where else ""
-    shape = ", ".join(f"{count} with {gpus}" for gpus, count in sorted(Counter(n.gpus for n in allowed).items()))
+    shape = ", ".join(f"{_some(count, 'node')} of {_some(gpus, 'GPU')}" for gpus, count in sorted(_sizes(allowed)))
     each = "" if need.gpus == 1 else f" of {need.gpus} GPUs"
-    return f"{who}{each}: room for {placed} on the {len(allowed)} nodes{among} ({shape} GPUs)"
+    return f"{who}{each}: room for {placed} on the nodes{among} ({shape})"
+
+
+def _sizes(nodes: Sequence[Node]) -> list[tuple[int, int]]:
+    return list(Counter(node.gpus for node in nodes).items())
+
+
+def _some(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

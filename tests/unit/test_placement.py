@@ -29,7 +29,7 @@ def test_workers_of_their_own_gpus_add_up() -> None:
         "train": {"a": 1},
         "judge": {"a": 1},
     }
-    with pytest.raises(Infeasible, match=r"cluster.train_workers=1: room for 0 on the 1 nodes \(1 with 2 GPUs\)"):
+    with pytest.raises(Infeasible, match=r"cluster.train_workers=1: room for 0 on the nodes \(1 node of 2 GPUs\)"):
         place([Node("a", 2)], needs(cluster, 0))
 
 
@@ -49,7 +49,9 @@ def test_labels_bind_roles_to_nodes() -> None:
         "train": {"t": 2},
         "judge": {"head": 1},
     }
-    with pytest.raises(Infeasible, match=r"=2: room for 1 on the 1 nodes with the label erpo-role=rollout"):
+    with pytest.raises(
+        Infeasible, match=r"=2: room for 1 on the nodes with the label erpo-role=rollout \(1 node of 1 GPU\)"
+    ):
         place([nodes[1], nodes[3]], needs(cluster, 0))
     with pytest.raises(Infeasible, match=r"no node has the label erpo-role=train \(cluster.train_labels\)"):
         place(nodes[:3], needs(cluster, 0))
@@ -65,7 +67,9 @@ def test_gpus_of_one_worker_lie_on_one_node() -> None:
     assert place([Node("a", 2), Node("b", 4)], wanted) == {"rollout": {"b": 1}}
     with pytest.raises(Infeasible, match="cluster.rollout_workers=1 needs 4 GPUs on one node; the largest node has 2"):
         place([Node("a", 2), Node("b", 2)], wanted)
-    with pytest.raises(Infeasible, match=r"=2 of 4 GPUs: room for 1 on the 2 nodes \(1 with 3, 1 with 4 GPUs\)"):
+    with pytest.raises(
+        Infeasible, match=r"=2 of 4 GPUs: room for 1 on the nodes \(1 node of 3 GPUs, 1 node of 4 GPUs\)"
+    ):
         place([Node("a", 4), Node("b", 3)], [Need("rollout", 2, gpus=4)])
 
 
