@@ -24,10 +24,11 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
 # Models that are made from packages live in the repository's own cache; once installed, nothing asks a network for any.
 export ERPO_CACHE ?= $(CURDIR)/.cache/erpo_ray
+GPU_LOCK := requirements/lock-gpu.txt
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-COMPILE = .cache/lock/bin/pip-compile --quiet --generate-hashes $(if $(UPGRADE),--upgrade) --strip-extras --no-header \
-	--annotation-style=line --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
-	$(EXCLUDE:%=--unsafe-package %)
+RESOLVE = .cache/lock/bin/pip-compile --quiet --generate-hashes $(if $(UPGRADE),--upgrade) --strip-extras --no-header \
+	--annotation-style=line --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+COMPILE = $(RESOLVE) $(EXCLUDE:%=--unsafe-package %)
 PYTEST := $(OFFLINE) $(BIN)/python -m pytest
 
 .PHONY: help install demo test check bench format lock clean
@@ -120,6 +121,9 @@ lock: .cache/lock/bin/pip-compile
 	@sed -i -e '/^# WARNING: The following packages were not pinned/,$$d' -e '/^$$/d' -e '/^#/d' $(TEST_LOCK).new
 	@sed -i -e '1i # Made by `make lock` from in-test.txt: what tests need beyond lock-cpu.txt; install with --no-deps.' $(TEST_LOCK).new
 	@mv $(TEST_LOCK).new $(TEST_LOCK)
+	$(RESOLVE) --allow-unsafe --extra gpu -o $(GPU_LOCK) pyproject.toml requirements/in-gpu.txt
+	@sed -i -e '/^# Made by/d' -e '/^# The following packages are/d' -e '/^$$/d' $(GPU_LOCK)
+	@sed -i -e '1i # Made by `make lock` from pyproject.toml and in-gpu.txt; install with requirements/install.sh gpu.' $(GPU_LOCK)
 
 .cache/lock/bin/pip-compile:
 	$(or $(PYTHON),python3.11) -m venv .cache/lock

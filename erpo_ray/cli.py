@@ -32,6 +32,10 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Values laid over the file, as in prefer.samples=8."),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+Where = Annotated[str, typer.Argument(metavar="RUN", help="Run directory; with --address that of a submitted run.")]
+Address = Annotated[
+    str, typer.Option(help="Dashboard of the cluster that the run was submitted to, as in http://127.0.0.1:8265.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -48,11 +52,21 @@ def run(
 
 
 @app.command()
-def plan(config: Config, overrides: Overrides = None, json: Json = False) -> int:
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    nodes: Annotated[
+        str,
+        typer.Option(
+            metavar="NxGxKIND@PRICE", help="Who runs where, time and money on such machines, as 2x8xH100@2.50."
+        ),
+    ] = "",
+    json: Json = False,
+) -> int:
     """Show what a run would do and need: stages, prompts, tokens, memory, time. Boots nothing."""
     from erpo_ray.commands import plan
 
-    return plan.plan(config, overrides or [], json)
+    return plan.plan(config, overrides or [], nodes, json)
 
 
 @app.command()
@@ -173,11 +187,32 @@ def report(
 
 
 @app.command()
-def status(run: Run, json: Json = False) -> int:
-    """Show where a run stands."""
+def submit(
+    config: Config,
+    run_dir: Annotated[str, typer.Option(help="Where everything is kept: the whole path of a shared folder.")],
+    overrides: Overrides = None,
+    address: Address = "",
+) -> int:
+    """Hand a run to a Ray cluster as a job; the same run is never there twice."""
+    from erpo_ray.commands import submit
+
+    return submit.submit(config, overrides or [], run_dir, address)
+
+
+@app.command()
+def status(run: Where, address: Address = "", json: Json = False) -> int:
+    """Show where a run stands: phase, rate, time left, workers, failures, measures."""
     from erpo_ray.commands import status
 
-    return status.status(run, json)
+    return status.status(run, address, json)
+
+
+@app.command()
+def tail(run: Where, address: Address = "") -> int:
+    """Follow a run until it ends, and return its exit code."""
+    from erpo_ray.commands import status
+
+    return status.tail(run, address)
 
 
 @app.command()

@@ -26,6 +26,7 @@ from erpo_ray.methods.base import Outcome, Renderer, Task, Teacher
 from erpo_ray.preflight import Ready
 from erpo_ray.progress import Progress
 from erpo_ray.prompts.mixing import per_source
+from erpo_ray.pulse import Pulse, Steps
 from erpo_ray.rundir import RunDir
 from erpo_ray.scene import Scene
 from erpo_ray.types import Prompt, Request, Sampling, encode, identity
@@ -80,9 +81,9 @@ def _align(
 ) -> tuple[Outcome, ...]:
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
-    progress = Progress()
+    progress, pulse = Progress(), Pulse(run.path)
     renderer = ModelRenderer(ready.model_dir)
-    backend = backend_of(config, progress)
+    backend = backend_of(config, pulse.steps(progress.steps))
     try:
         categories = tuple(ready.book.categories)
         prompts = label(
@@ -91,21 +92,22 @@ def _align(
         base = backend.policy(ready.model_dir)
         task = Task(config, base, prompts, ready.book, renderer, teacher_of(config))
         held = per_source([p for p in ready.mix.evaluate if p.label != "unknown"], config.evaluate.per_source)
-        scene = Scene(backend, run, config, requests(held, renderer, config), progress.phase, say, follow, show)
+        phase = pulse.phase(progress.phase)
+        scene = Scene(backend, run, config, requests(held, renderer, config), phase, say, follow, show)
         return align(METHODS[config.method](config), task, scene, run)
     finally:
         backend.close()
 
 
-def backend_of(config: Config, progress: Progress) -> Backend:
+def backend_of(config: Config, steps: Steps) -> Backend:
     """The Ray backend, or with `backend=inprocess` everything in this process (breakpoints work)."""
     if config.backend == "inprocess":
         from erpo_ray.local import InProcessBackend
 
-        return InProcessBackend(config, progress.steps)
+        return InProcessBackend(config, steps)
     from erpo_ray.cluster.backend import RayBackend
 
-    return RayBackend(config, progress.steps)
+    return RayBackend(config, steps)
 
 
 def teacher_of(config: Config) -> Teacher:
@@ -143,7 +145,7 @@ def evaluate(
     renderer = ModelRenderer(model)
     _require_room(asked, renderer, config)
     progress = Progress()
-    backend, serving = backend_of(judged[0], progress), judged[0]
+    backend, serving = backend_of(judged[0], progress.steps), judged[0]
     results: list[SuiteResult] = []
     try:
         policy = backend.policy(model)
@@ -154,7 +156,7 @@ def evaluate(
                 if judge != serving.judge:
                     backend.close()
                     serving = config.model_copy(update={"judge": judge})
-                    backend = backend_of(serving, progress)
+                    backend = backend_of(serving, progress.steps)
                 examiner = Examiner(
                     run,
                     backend,

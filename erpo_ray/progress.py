@@ -84,12 +84,12 @@ class Progress:
             if now - last >= self._interval:
                 last = now
                 left = (total - done) * (now - start) / done if done else 0.0
-                self._say(f"{name}: {done}/{total}, {_rate(done, now - start)}, {_time(left)} left")
+                self._say(f"{name}: {done}/{total}, {_rate(done, now - start)}, {lasting(left)} left")
 
         self._say(f"{name}: 0/{total}")
         yield tick
         took = self._clock() - start
-        self._say(f"{name}: {done}/{total} in {_time(took)}, {_rate(done, took)}")
+        self._say(f"{name}: {done}/{total} in {lasting(took)}, {_rate(done, took)}")
 
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -99,6 +99,7 @@ def _rate(done: int, seconds: float) -> str:
     return f"{done / seconds:.1f}/s" if seconds > 0 else "-/s"
 
 
-def _time(seconds: float) -> str:
+def lasting(seconds: float) -> str:
+    """Seconds as `M:SS` or `H:MM:SS`."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

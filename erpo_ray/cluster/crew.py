@@ -109,14 +109,16 @@ class RayCrew:
         gpu, cluster = self._joined.gpu, self._config.cluster
         options: dict[str, Any] = {"num_gpus": ROLLOUT_SHARE if cluster.share_gpu else 1} if gpu else {"num_gpus": 0}
         share = math.ceil(self.rollout_workers / self._joined.nodes)
+        options["label_selector"] = cluster.rollout_labels
         remote = ray.remote(num_cpus=0, scheduling_strategy="SPREAD", **options)(RolloutWorker)
         settings, decode = engine_settings(self._config, gpu), self._config.evaluate.decode
         return remote.remote(self._policy, settings, decode, share)
 
     def _new_judge(self) -> Any:
         gpu = self._joined.gpu and has_model(self._config.judge)
-        remote = ray.remote(num_cpus=0, num_gpus=int(gpu), scheduling_strategy="SPREAD")(JudgeWorker)
-        return remote.remote(self._config, gpu)
+        labels = self._config.cluster.judge_labels
+        remote = ray.remote(num_cpus=0, num_gpus=int(gpu), scheduling_strategy="SPREAD", label_selector=labels)
+        return remote(JudgeWorker).remote(self._config, gpu)
 
     def _get(self, refs: list[Any]) -> list[Any]:
         """Results of calls that all workers must answer. RunFailed with the cause otherwise."""

@@ -8,7 +8,8 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,16 @@ import ray
 from erpo_ray.cluster.workers import cores
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault
+from erpo_ray.placement import Infeasible, Need, Node, bundles, needs, place
 
 _OBJECT_STORE = 200 * 2**20
 """Bytes: what passes between workers is token ids and texts; weights pass through files."""
 _LONGEST_TEMP = 40
 """Characters: Ray puts unix sockets below its folder, and their paths may not exceed 107."""
+
+
+_LOOK_S = 5.0
+"""Between two looks at a cluster that grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +60,8 @@ def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    gpu = gpus > 0 if cluster.gpu is None else cluster.gpu
-    if gpu:
-        _require_gpus(cluster, judges, policy, gpus)
+    gpu = resources.get("GPU", 0) > 0 if cluster.gpu is None else cluster.gpu
+    _require_room(cluster, needs(cluster, judges, policy, gpu), own is not None)
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Joined(gpu, nodes, resources.get("CPU", 1.0), own)
 
@@ -114,19 +118,42 @@ def _remote(address: str) -> None:
         ) from error
 
 
-def _require_gpus(cluster: Cluster, judges: int, policy: bool, found: int) -> None:
-    needed, takers = judges, []
-    if policy:
-        workers = cluster.rollout_workers, cluster.train_workers
-        needed += max(workers) if cluster.share_gpu else sum(workers)
-        takers.append(
-            f"cluster.rollout_workers={cluster.rollout_workers} and cluster.train_workers={cluster.train_workers} with "
-            f"cluster.share_gpu={str(cluster.share_gpu).lower()}"
-        )
-    if judges:
-        takers.append(f"a model for each of {judges} judge workers")
-    if needed > found:
-        raise EnvironmentFault(
-            f"{' and '.join(takers)} need {needed} GPUs, the cluster has {found}; "
-            "ask for fewer workers, add nodes, or set cluster.gpu=false"
-        )
+def _require_room(cluster: Cluster, wanted: Sequence[Need], own: bool) -> None:
+    """All workers fit, once the cluster has grown for them if it does so within `cluster.wait_s`."""
+    waited = 0.0 if own else cluster.wait_s
+    until = time.monotonic() + waited
+    if waited and _lack(wanted):
+        _ask_for(wanted)
+    while lack := _lack(wanted):
+        if time.monotonic() >= until:
+            _ask_for(())
+            after = f" after {waited:.0f} s" if waited else ""
+            raise EnvironmentFault(
+                f"{lack}{after}; ask for fewer workers, add nodes (with cluster.wait_s a run waits for a cluster that "
+                "grows), or set cluster.gpu=false"
+            )
+        time.sleep(min(_LOOK_S, waited))
+
+
+def _lack(wanted: Sequence[Need]) -> str:
+    """Why the workers do not fit on the nodes there are; empty when they do."""
+    nodes = [
+        Node(node["NodeManagerHostname"], int(node["Resources"].get("GPU", 0)), node.get("Labels", {}))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    # Two raylets of one machine are two nodes.
+    nodes = [Node(f"{node.name}/{number}", node.gpus, node.labels) for number, node in enumerate(nodes)]
+    try:
+        place(nodes, wanted)
+    except Infeasible as error:
+        return str(error)
+    return ""
+
+
+def _ask_for(wanted: Sequence[Need]) -> None:
+    """Tell the autoscaler what the run needs, until it is told something else."""
+    from ray.autoscaler.sdk import request_resources
+
+    each = [need for need in bundles(wanted) for _ in range(need.count)]
+    request_resources(bundles=[{"GPU": n.gpus} for n in each], bundle_label_selectors=[dict(n.labels) for n in each])

@@ -66,6 +66,7 @@ def trainer(cluster: Cluster, joined: Joined, storage: Path, desk: Any) -> Any:
             num_workers=cluster.train_workers,
             use_gpu=joined.gpu,
             resources_per_worker=_resources(cluster, joined),
+            label_selector=cluster.train_labels or None,
         ),
         run_config=RunConfig(name=f"erpo-{uuid.uuid4().hex[:12]}", storage_path=str(storage)),
     )

@@ -11,11 +11,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from erpo_ray import environment, estimate, preflight
+from erpo_ray import environment, estimate, preflight, scale
 from erpo_ray.commands.common import aligned, read_config
 from erpo_ray.config import Config
+from erpo_ray.engines.judges import has_model
+from erpo_ray.errors import UsageError
+from erpo_ray.placement import Infeasible, needs, place
 from erpo_ray.preflight import Ready
 from erpo_ray.prompts.mixing import per_source
+from erpo_ray.scale import Machines
 from erpo_ray.terminal import clean
 from erpo_ray.types import Prompt
 
@@ -25,16 +29,20 @@ SAMPLE = 200
 """Prompts whose length is measured."""
 
 
-def plan(path: Path, overrides: Sequence[str], as_json: bool) -> int:
-    """Check everything that `run` checks, and print the plan."""
+def plan(path: Path, overrides: Sequence[str], machines: str, as_json: bool) -> int:
+    """Check everything that `run` checks, and print the plan; with `machines` also what it takes on these."""
     config = read_config(path, overrides)
-    found = facts(config, preflight.check(config))
+    fleet = scale.machines(machines) if machines else []
+    found = facts(config, preflight.check(config), fleet)
     print(json.dumps(found, indent=2) if as_json else clean(text(found)))
     return 0
 
 
-def facts(config: Config, ready: Ready) -> dict[str, Any]:
-    """The plan as plain values. Times are None where a GPU would run it: no rate was measured there."""
+def facts(config: Config, ready: Ready, fleet: Sequence[Machines] = ()) -> dict[str, Any]:
+    """The plan as plain values. Times are None where a GPU would run it: no rate was measured there.
+
+    With a fleet, `machines` holds what the run takes on it on paper. UsageError when its workers do not fit there.
+    """
     from erpo_ray.methods import METHODS
 
     renderer = preflight.renderer(ready.model_dir)
@@ -63,6 +71,7 @@ def facts(config: Config, ready: Ready) -> dict[str, Any]:
         "seconds": round(sum(cost.seconds for cost in costs)) if on_cpu else None,
         "memory_gib": round(estimate.memory_gib(config, shape, mean), 1),
         "disk_gib": round(ready.disk_bytes / estimate.GIB, 1),
+        "machines": _on(fleet, config, scale.dims(ready.model_dir, shape.parameters), costs, mean) if fleet else None,
     }
 
 
@@ -79,9 +88,55 @@ def text(found: dict[str, Any]) -> str:
         aligned([("phase (all at most)", "completions", "tokens", "rows", "tokens trained", "time"), *_phases(found)]),
         f"memory about {found['memory_gib']} GiB, disk {found['disk_gib']} GiB",
     ]
+    if found["machines"]:
+        lines += ["", *_machines(found["machines"])]
     for shown in found["rendered"]:
         lines += ["", f"{shown['label']} prompt {shown['id']} as the model sees it:", shown["text"]]
     return "\n".join(lines)
+
+
+def _on(
+    fleet: Sequence[Machines], config: Config, dims: scale.Dims, costs: Sequence[estimate.Cost], prompt_tokens: float
+) -> dict[str, Any]:
+    judges = config.cluster.judge_workers if has_model(config.judge) else 0
+    try:
+        placed = place([node for node, _ in scale.nodes(fleet).values()], needs(config.cluster, judges))
+    except Infeasible as error:
+        raise UsageError(f"--nodes: {error}; give more, or ask for fewer workers") from error
+    paper = scale.on_paper(config, dims, costs, prompt_tokens, fleet, placed)
+    return {
+        "placed": {role: dict(where) for role, where in placed.items()},
+        "gpu_gib": {
+            role: {name: round(value, 1) for name, value in asdict(memory).items()}
+            | {"total": round(memory.total, 1), "room": round(paper.room_gib[role], 1)}
+            for role, memory in paper.memory.items()
+        },
+        "phases": {cost.name: round(took) for cost, took in zip(costs, paper.phases, strict=True)},
+        "seconds": round(paper.seconds),
+        "money": round(paper.money, 2),
+        "storage_gib": round(paper.storage_gib, 1),
+    }
+
+
+def _machines(found: dict[str, Any]) -> list[str]:
+    where = [
+        (role, ", ".join(f"{count} on {name}" for name, count in places.items()))
+        for role, places in found["placed"].items()
+    ]
+    names = ("weights", "kv", "optimiser", "activations", "total", "room")
+    memory = [(role, *(str(gib[name]) for name in names)) for role, gib in found["gpu_gib"].items()]
+    tight = [role for role, gib in found["gpu_gib"].items() if gib["total"] > gib["room"]]
+    times = [(name, f"{took / 60:.1f} min") for name, took in found["phases"].items()]
+    return [
+        "on paper, from data sheets (docs/scale.md); none of it was measured:",
+        *(f"{role:<8} {places}" for role, places in where),
+        "",
+        aligned([("GiB of a GPU", *names), *memory]),
+        *(f"{role} does not fit its GPU" for role in tight),
+        "",
+        aligned([("phase", "time"), *times, ("total with start", f"{found['seconds'] / 60:.1f} min")]),
+        f"money {found['money']:.2f}, storage {found['storage_gib']} GiB",
+    ]
 
 
 def _counts(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:

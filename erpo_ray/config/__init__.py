@@ -259,6 +259,12 @@ class Cluster(Section):
     """Use GPUs; found out when empty."""
     share_gpu: bool = True
     """Rollout and training take turns on the same GPUs (sleep mode); off gives each its own."""
+    rollout_labels: dict[str, str] = {}
+    """Labels of the nodes that rollout workers run on; any node when empty. cluster.yaml labels nodes by role."""
+    judge_labels: dict[str, str] = {}
+    train_labels: dict[str, str] = {}
+    wait_s: float = Field(default=0.0, ge=0)
+    """How long to wait for GPUs that a cluster has yet to add, in seconds, before the run gives up."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Memory for the engine's KV cache on CPU."""
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)

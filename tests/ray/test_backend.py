@@ -239,8 +239,12 @@ def test_a_machine_too_busy_for_ray_is_told_so(tmp_path: Path, monkeypatch: pyte
 
 
 def test_gpus_that_are_not_there_are_named(backend: RayBackend) -> None:
-    with pytest.raises(EnvironmentFault, match="need 3 GPUs, the cluster has 0"):
+    with pytest.raises(
+        EnvironmentFault, match=r"cluster.rollout_workers=2: room for 0 on the nodes \(1 node of 0 GPUs\)"
+    ):
         join(Cluster(gpu=True, share_gpu=False, rollout_workers=2))
+    with pytest.raises(EnvironmentFault, match=r"no node has the label role=x \(cluster.train_labels\) after 1 s"):
+        join(Cluster(train_labels={"role": "x"}, wait_s=1))
 
 
 def test_no_two_groups_share_a_ray_train_name(backend: RayBackend, tmp_path: Path) -> None:

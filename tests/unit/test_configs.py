@@ -1,14 +1,11 @@
-"""The configurations and the cluster file that ship with the repository."""
+"""The configurations that ship with the repository."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
@@ -61,35 +58,6 @@ def test_the_settings_of_dpo_are_the_objectives_they_are_named_after() -> None:
     assert rdpo.objective() == replace(dpo.objective(), gamma=rdpo.gamma) and rdpo.gamma > 0
     assert simpo.objective() == Objective(2.0, reference="none", per_token=True, target=simpo.target)
     assert simpo.target > 0
-
-
-def test_the_cluster_file_is_what_the_launcher_of_the_pinned_ray_takes(cluster: dict[str, Any]) -> None:
-    # find_spec locates Ray's schema without importing Ray.
-    spec = importlib.util.find_spec("ray")
-    assert spec is not None and spec.origin is not None
-    schema = json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text())
-    jsonschema.validate(cluster, schema)
-
-
-def test_the_cluster_is_closed_to_strangers(cluster: dict[str, Any]) -> None:
-    assert "--env RAY_AUTH_MODE=token" in cluster["docker"]["run_options"]
-    assert "~/.ray/auth_token" in cluster["file_mounts"]
-    assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
-    # Ray opens SSH to the world in every group that it makes itself.
-    for kind in cluster["available_node_types"].values():
-        assert kind["node_config"]["SecurityGroupIds"]
-    assert "0.0.0.0" not in json.dumps(cluster)
-
-
-def test_the_cluster_shrinks_to_its_head_when_idle(cluster: dict[str, Any]) -> None:
-    gpu = cluster["available_node_types"]["gpu"]
-    assert (gpu["min_workers"], gpu["max_workers"], cluster["idle_timeout_minutes"]) == (0, cluster["max_workers"], 10)
-    assert cluster["head_node_type"] in cluster["available_node_types"]
-
-
-@pytest.fixture
-def cluster() -> dict[str, Any]:
-    return YAML(typ="safe", pure=True).load((ROOT / "cluster.yaml").read_text())
 
 
 def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:

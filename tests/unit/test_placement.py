@@ -1,0 +1,117 @@
+"""Which worker goes where, and what is said of workers that do not fit."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erpo_ray.config import Cluster
+from erpo_ray.placement import Infeasible, Need, Node, bundles, needs, place
+
+SPOT, OWN = {"erpo-role": "rollout"}, {"erpo-role": "train"}
+
+
+def test_workers_that_take_turns_share_gpus_one_of_each_role() -> None:
+    cluster = Cluster(rollout_workers=8, train_workers=8)
+    found = place([Node("a", 4), Node("b", 4)], needs(cluster, 0))
+    assert found == {"rollout": {"a": 4, "b": 4}, "train": {"a": 4, "b": 4}, "judge": {"a": 1}}
+    with pytest.raises(Infeasible):
+        place([Node("a", 7)], needs(cluster, 0))
+
+
+def test_workers_of_their_own_gpus_add_up() -> None:
+    cluster = Cluster(rollout_workers=2, train_workers=1, share_gpu=False)
+    assert place([Node("a", 3)], needs(cluster, 0)) == {
+        "rollout": {"a": 2},
+        "train": {"a": 1},
+        "judge": {"a": 1},
+    }
+    with pytest.raises(Infeasible, match=r"cluster.train_workers=1: room for 0 on the nodes \(1 node of 2 GPUs\)"):
+        place([Node("a", 2)], needs(cluster, 0))
+
+
+def test_a_judge_with_a_model_has_a_gpu_to_itself() -> None:
+    wanted = needs(Cluster(), judges=1)
+    assert place([Node("a", 2)], wanted) == {"judge": {"a": 1}, "rollout": {"a": 1}, "train": {"a": 1}}
+    with pytest.raises(Infeasible):
+        place([Node("a", 1)], wanted)
+    assert place([Node("a", 1)], needs(Cluster(), judges=1, policy=False)) == {"judge": {"a": 1}}
+
+
+def test_labels_bind_roles_to_nodes() -> None:
+    cluster = Cluster(rollout_workers=2, train_workers=2, share_gpu=False, rollout_labels=SPOT, train_labels=OWN)
+    nodes = [Node("head", 0), Node("s1", 1, SPOT), Node("s2", 1, SPOT), Node("t", 8, OWN)]
+    assert place(nodes, needs(cluster, 0)) == {
+        "rollout": {"s1": 1, "s2": 1},
+        "train": {"t": 2},
+        "judge": {"head": 1},
+    }
+    with pytest.raises(
+        Infeasible, match=r"=2: room for 1 on the nodes with the label erpo-role=rollout \(1 node of 1 GPU\)"
+    ):
+        place([nodes[1], nodes[3]], needs(cluster, 0))
+    with pytest.raises(Infeasible, match=r"no node has the label erpo-role=train \(cluster.train_labels\)"):
+        place(nodes[:3], needs(cluster, 0))
+
+
+def test_a_role_without_labels_leaves_the_labelled_nodes_to_those_that_need_them() -> None:
+    wanted = [Need("rollout", 2), Need("train", 1, labels=OWN)]
+    assert place([Node("t", 1, OWN), Node("a", 2)], wanted) == {"train": {"t": 1}, "rollout": {"a": 2}}
+
+
+def test_gpus_of_one_worker_lie_on_one_node() -> None:
+    wanted = [Need("rollout", 1, gpus=4)]
+    assert place([Node("a", 2), Node("b", 4)], wanted) == {"rollout": {"b": 1}}
+    with pytest.raises(Infeasible, match="cluster.rollout_workers=1 needs 4 GPUs on one node; the largest node has 2"):
+        place([Node("a", 2), Node("b", 2)], wanted)
+    with pytest.raises(
+        Infeasible, match=r"=2 of 4 GPUs: room for 1 on the nodes \(1 node of 3 GPUs, 1 node of 4 GPUs\)"
+    ):
+        place([Node("a", 4), Node("b", 3)], [Need("rollout", 2, gpus=4)])
+
+
+def test_without_gpus_only_labels_count() -> None:
+    cluster = Cluster(rollout_workers=3, rollout_labels=SPOT)
+    nodes = [Node("a", 0), Node("s1", 0, SPOT), Node("s2", 0, SPOT)]
+    assert place(nodes, needs(cluster, 0, gpu=False))["rollout"] == {"s1": 2, "s2": 1}
+    with pytest.raises(Infeasible, match="no node has the label erpo-role=rollout"):
+        place(nodes[:1], needs(cluster, 0, gpu=False))
+
+
+def test_a_growing_cluster_is_asked_once_for_gpus_that_two_roles_share() -> None:
+    shared = Cluster(rollout_workers=4, train_workers=8)
+    assert [(need.role, need.count) for need in bundles(needs(shared, 2))] == [("judge", 2), ("train", 8)]
+    apart = Cluster(rollout_workers=4, train_workers=8, rollout_labels=SPOT, train_labels=OWN)
+    assert [(need.role, need.count) for need in bundles(needs(apart, 0))] == [("rollout", 4), ("train", 8)]
+    own = Cluster(rollout_workers=4, train_workers=8, share_gpu=False)
+    assert [need.role for need in bundles(needs(own, 0))] == ["rollout", "train"]
+    assert bundles(needs(shared, 0, gpu=False)) == []
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=3),
+    st.integers(0, 4),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_a_placement_is_found_exactly_when_there_is_room(
+    gpus: list[int], judges: int, rollout: int, train: int, share: bool
+) -> None:
+    nodes = [Node(str(number), count) for number, count in enumerate(gpus)]
+    wanted = needs(Cluster(rollout_workers=rollout, train_workers=train, share_gpu=share), judges)
+    room = judges + (max(rollout, train) if share else rollout + train) <= sum(gpus)
+    for order in permutations(wanted):
+        if not room:
+            with pytest.raises(Infeasible):
+                place(nodes, order)
+            continue
+        found = place(nodes, order)
+        assert {role: sum(where.values()) for role, where in found.items()} == {n.role: n.count for n in wanted}
+        for node in nodes:
+            on = {role: where.get(node.name, 0) for role, where in found.items()}
+            assert max(on[role] for role in found if judges or role != "judge") <= node.gpus
+            assert (on["judge"] if judges else 0) + (0 if share else on["rollout"] + on["train"]) <= node.gpus
