@@ -66,8 +66,9 @@ class Backend(Protocol):
         training: Training,
         out: Path,
         work: Path,
+        kept: Path,
     ) -> dict[str, float]:
-        """Train on pairs, as `imitate` does on examples."""
+        """Train on pairs, as `imitate` does on examples. `kept` keeps what references were asked, over stages."""
         ...
 
     def close(self) -> None: ...

@@ -25,6 +25,9 @@ from erpo_ray.types import Candidate, Evaluation, Group, LeftOut, Policy, Prompt
 T = TypeVar("T")
 Groups = Callable[[], list[Group]]
 
+KEPT = "reference"
+"""Folder of the run directory in which trainers keep log-probabilities under references."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -102,11 +105,12 @@ class Scene:
     def prefer(self, s: StageDir, stage: Prefer, history: History) -> Policy:
         """Preference training on the stage's pairs."""
         start, pairs = history.last.policy, s.path / "pairs.jsonl"
-        reference = history.reference(stage.objective.reference)
-        return self._train(
-            s,
-            lambda out, work: self.backend.prefer(start, reference, pairs, stage.objective, stage.training, out, work),
-        )
+        reference, kept = history.reference(stage.objective.reference), self.run.path / KEPT
+
+        def train(out: Path, work: Path) -> dict[str, float]:
+            return self.backend.prefer(start, reference, pairs, stage.objective, stage.training, out, work, kept)
+
+        return self._train(s, train)
 
     def judge(self, s: StageDir, stage: Stage, history: History, policy: Policy, groups: Groups) -> Outcome:
         """Evaluate the new policy and let the gate choose between it and the old one."""

@@ -17,7 +17,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 class Job:
     """What to train, on which rows, into which directory. With an objective the rows are pairs, else examples.
 
-    `work` keeps the trainer's checkpoints over crashes. All paths are absolute.
+    `work` keeps the trainer's checkpoints over crashes, `kept` what was scored under references. Paths are absolute.
     """
 
     policy: Path
@@ -27,6 +27,7 @@ class Job:
     work: Path
     reference: Path | None = None
     objective: Objective | None = None
+    kept: Path | None = None
 
     @property
     def kind(self) -> type[Example] | type[Pair]:
@@ -49,4 +50,4 @@ def _train(job: Job, rows: list[Any], report: Progress | None) -> dict[str, floa
     if job.objective is None:
         return sft.imitate(job.policy, rows, job.training, job.out, job.work, report)
     assert job.reference is not None
-    return dpo.prefer(job.policy, job.reference, rows, job.objective, job.training, job.out, job.work, report)
+    return dpo.prefer(job.policy, job.reference, rows, job.objective, job.training, job.out, job.work, report, job.kept)

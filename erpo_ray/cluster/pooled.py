@@ -92,10 +92,14 @@ class PooledBackend(ABC):
         training: Training,
         out: Path,
         work: Path,
+        kept: Path,
     ) -> dict[str, float]:
-        """Train on the pairs file against `reference`; a model directory appears in `out`."""
+        """Train on the pairs file against `reference`; a model directory appears in `out`.
+
+        `kept` is the folder of what was scored under references.
+        """
         job = Job(policy.path.resolve(), pairs.resolve(), training, out.resolve(), work.resolve())
-        return self._train(replace(job, reference=reference.path.resolve(), objective=objective))
+        return self._train(replace(job, reference=reference.path.resolve(), objective=objective, kept=kept.resolve()))
 
     def close(self) -> None:
         """End the workers."""

@@ -147,7 +147,7 @@ def test_two_gloo_workers_train_and_the_engine_takes_the_weights_in_place(
     out, work = tmp_path / "policy", tmp_path / "work"
     for path in (out, work):
         path.mkdir()
-    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work)
+    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work, tmp_path / "kept")
     assert metrics["steps"] == 2
     assert metrics["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
     assert metrics["loss_last"] < metrics["loss_first"]
@@ -172,8 +172,9 @@ def test_a_damaged_row_stops_training_with_its_line(
     (tmp_path / "work").mkdir()
     policy, group = backend.policy(smol), backend._trainers._group
     assert group and not group.ended
+    places = tmp_path / "policy", tmp_path / "work", tmp_path / "kept"
     with pytest.raises(RunFailed, match=r"training failed: .*pairs\.jsonl, line 4: damaged"):
-        backend.prefer(policy, policy, file, Objective(beta=0.1), FIT, tmp_path / "policy", tmp_path / "work")
+        backend.prefer(policy, policy, file, Objective(beta=0.1), FIT, *places)
     # The workers of the training before were given this one too.
     assert backend._trainers._group is group and group.ended
 
@@ -258,7 +259,7 @@ def test_everything_in_one_process(renderer: Renderer, smol: Path, tmp_path: Pat
     out, work = tmp_path / "policy", tmp_path / "work"
     for path in (out, work):
         path.mkdir()
-    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work)
+    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work, tmp_path / "kept")
     assert metrics["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
     trained = backend.policy(out)
     backend.prepare(trained)

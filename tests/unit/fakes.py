@@ -100,6 +100,7 @@ class Rote:
         training: Training,
         out: Path,
         work: Path,
+        kept: Path,
     ) -> dict[str, float]:
         rows = list(read_rows(pairs, Pair))
         return self._trained(policy, out, work, len(rows))
