@@ -1,4 +1,4 @@
-"""One stage's training as a value, and how it is done once its rows are there. Free of Ray."""
+"""What trainers are given to do, as values, and how it is done once its rows are there. Free of Ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erpo_ray.types import Example, Objective, Pair, Training
+from erpo_ray.train.rows import Sequences
+from erpo_ray.types import Example, Objective, Pair, Policy, Training
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Told (step, steps, metrics) while training goes on."""
@@ -33,6 +34,16 @@ class Job:
     def kind(self) -> type[Example] | type[Pair]:
         """What a row of the file is."""
         return Example if self.objective is None else Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Rows whose completions are scored under a reference into the folder `kept`, before anyone knows their pairs."""
+
+    reference: Policy
+    rows: tuple[Sequences, ...]
+    training: Training
+    kept: Path
 
 
 def train(job: Job, rows: Iterable[Any], report: Progress | None) -> dict[str, float]:

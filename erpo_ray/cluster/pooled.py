@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pool import Crew, Item, Pool
 from erpo_ray.config import Config
 from erpo_ray.engines.renderer import Renderer
+from erpo_ray.explore import Ahead, Name
 from erpo_ray.train.weights import version
 from erpo_ray.types import Candidate, Objective, Policy, Request, Training, Verdict, seed_of
 
@@ -69,7 +70,7 @@ class PooledBackend(ABC):
         self._proved = proofs[0]
 
     def rollouts(
-        self, requests: Iterable[Request], unjudged: Sequence[Item], name: Callable[[str, int], str]
+        self, requests: Iterable[Request], unjudged: Sequence[Item], name: Name, ahead: Ahead | None = None
     ) -> Iterator[Candidate | Verdict]:
         """Each candidate before a judge sees it, each verdict when it comes. If there are requests, `prepare` first."""
         wanted = list(requests)

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed
 from transformers import PreTrainedModel
 
-from erpo_ray.train import fit, kept
+from erpo_ray.train import fit, kept, models
 from erpo_ray.train.forward import sequence_logps
 from erpo_ray.train.rows import Sequences
-from erpo_ray.types import Training
+from erpo_ray.types import Policy, Training
 
 Logps = tuple[float, ...]
 
@@ -53,6 +54,32 @@ def logps(
             )
         known |= found
     return [tuple(known[name] for name in names) for names in keys]
+
+
+class Referee:
+    """Scores rows under a reference into a folder, as they come; its model stays loaded in between."""
+
+    def __init__(self) -> None:
+        self._held: tuple[str, PreTrainedModel] | None = None
+
+    def score(self, reference: Policy, rows: Sequence[Sequences], training: Training, folder: Path) -> dict[str, float]:
+        """Keep the log-probabilities of all completions; return how many there are."""
+        with fit.all_cores():
+            found = logps(lambda: self._model(reference), reference.version, rows, training, folder)
+        return {"scored": float(sum(map(len, found)))}
+
+    def rest(self) -> None:
+        """Give the model's memory back."""
+        if self._held:
+            self._held = None
+            models.release()
+
+    def _model(self, reference: Policy) -> PreTrainedModel:
+        if self._held is None or self._held[0] != reference.version:
+            self.rest()
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._held = reference.version, models.load(reference.path, device=device)
+        return self._held[1]
 
 
 def _named(names: Sequence[str], row: Sequences) -> zip[tuple[str, tuple[int, ...]]]:
