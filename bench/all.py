@@ -16,6 +16,7 @@ MODEL = "smollm2-135m-instruct"
 SEEDS = "erpo_ray/prompts/seeds"
 BENCHES = (
     "driver.py",
+    "overlap.py",
     "startup.py",
     f"train.py {MODEL}",
     f"rollout.py {MODEL}",

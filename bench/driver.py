@@ -29,7 +29,7 @@ from table import Measure, end
 
 from erpo_ray.cluster.pool import Item, Pool
 from erpo_ray.config import Config, Prefer
-from erpo_ray.explore import Name, Part, sample
+from erpo_ray.explore import Ahead, Name, Part, sample
 from erpo_ray.pairs import choose
 from erpo_ray.rundir import Ledger, RunDir, StageDir
 from erpo_ray.types import (
@@ -76,7 +76,7 @@ class Asleep:
     def prepare(self, policy: Policy) -> None: ...
 
     def rollouts(
-        self, requests: Sequence[Request], unjudged: Sequence[Item], name: Name
+        self, requests: Sequence[Request], unjudged: Sequence[Item], name: Name, ahead: Ahead | None = None
     ) -> Iterator[Candidate | Verdict]:
         return Pool(self._crew, self._handed(requests), unjudged, name, self._in_flight, self._crew.now).run()
 

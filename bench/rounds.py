@@ -92,7 +92,7 @@ def explored(stage: Path) -> list[Prompt]:
 def standing(config: Config) -> Iterator[Backend]:
     """The backend of every run inside: its workers outlive each of them."""
     make = launch.backend_of
-    backend: Any = make(config, Progress())
+    backend: Any = make(config, Progress().steps)
     end, backend.close = backend.close, lambda: None
     launch.backend_of = lambda *_: backend
     try:

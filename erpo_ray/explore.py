@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from erpo_ray.config import Data
-from erpo_ray.errors import RunFailed
+from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.judging import canaries
 from erpo_ray.prompts.mixing import Mix
 from erpo_ray.rundir import Ledger, StageDir
@@ -32,6 +32,20 @@ Name = Callable[[str, int], str]
 """The id of a candidate, from the id of its prompt and the number of the sample."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The training that comes after some rollouts: trainers that stand idle may get ready for it meanwhile.
+
+    `work` and `kept` are the folders that it will be given; they may not be there yet. With a `reference`,
+    log-probabilities of the candidates under it will be asked for.
+    """
+
+    training: Training
+    work: Path
+    kept: Path
+    reference: Policy | None = None
+
+
 class Backend(Protocol):
     """Where things run: a Ray cluster, or this process. `loop` and the methods see only this."""
 
@@ -48,9 +62,16 @@ class Backend(Protocol):
         ...
 
     def rollouts(
-        self, requests: Iterable[Request], unjudged: Sequence[tuple[Prompt, Candidate]], name: Name
+        self,
+        requests: Iterable[Request],
+        unjudged: Sequence[tuple[Prompt, Candidate]],
+        name: Name,
+        ahead: Ahead | None = None,
     ) -> Iterator[Candidate | Verdict]:
-        """Each candidate before it is judged, each verdict when it comes; no barrier between the two."""
+        """Each candidate before it is judged, each verdict when it comes; no barrier between the two.
+
+        What `ahead` tells may be made use of or not: nothing that is returned depends on it.
+        """
         ...
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
@@ -66,8 +87,9 @@ class Backend(Protocol):
         training: Training,
         out: Path,
         work: Path,
+        kept: Path,
     ) -> dict[str, float]:
-        """Train on pairs, as `imitate` does on examples."""
+        """Train on pairs, as `imitate` does on examples. `kept` keeps what references were asked, over stages."""
         ...
 
     def close(self) -> None: ...
@@ -86,12 +108,13 @@ def explore(
     phase: Phase,
     max_failure_rate: float,
     prefix: str = "",
+    ahead: Ahead | None = None,
 ) -> list[Group]:
     """All samples asked for, judged: those in the ledgers already, and the rest drawn from `policy` now.
 
     RunFailed when more than `max_failure_rate` of the verdicts are failures.
     """
-    (part,) = sample([Part.of(s, requests, prefix)], policy, backend, run, phase)
+    (part,) = sample([Part.of(s, requests, prefix)], policy, backend, run, phase, ahead)
     groups = grouped(requests, part.candidates, part.verdicts)
     check_failures(groups, max_failure_rate)
     return groups
@@ -132,13 +155,33 @@ class Part:
         prompts = {request.prompt.id: request.prompt for request in self.requests}
         return [(prompts[c.prompt_id], c) for c in self.candidates if c.id not in self.verdicts]
 
+    def require(self, policy: Policy) -> None:
+        """UsageError when an earlier start drew from another policy: no stage mixes two."""
+        for candidate in self.candidates:
+            if candidate.policy != policy.version:
+                path = self.candidates.path
+                raise UsageError(
+                    f"{path}: candidate {candidate.id} was drawn from policy {candidate.policy}, but this stage draws "
+                    f"from {policy.version} ({policy.path}). Bring the weights back that were there, or move "
+                    f"{path.parent} and the stages after it away and start the same command again"
+                )
 
-def sample(parts: Sequence[Part], policy: Policy, backend: Backend, run: str, phase: Phase) -> Iterator[Part]:
+
+def sample(
+    parts: Sequence[Part],
+    policy: Policy,
+    backend: Backend,
+    run: str,
+    phase: Phase,
+    ahead: Ahead | None = None,
+) -> Iterator[Part]:
     """Draw and judge in one pass what the parts lack, and yield each as soon as it is whole.
 
     No part waits for the last completions of the one before it. What was sampled stays in the ledgers: their rows can
     be read one by one.
     """
+    for part in parts:
+        part.require(policy)
     yield from (part for part in parts if part.whole)
     parts = [part for part in parts if not part.whole]
     if not parts:
@@ -149,7 +192,7 @@ def sample(parts: Sequence[Part], policy: Policy, backend: Backend, run: str, ph
     title = parts[0].title if len(parts) == 1 else f"{parts[0].title} and {len(parts) - 1} more"
     with phase(title, sum(part.wanted for part in parts)) as tick:
         tick(sum(len(part.verdicts) for part in parts))
-        for part, item in _drawn(parts, todo, backend, run):
+        for part, item in _drawn(parts, todo, backend, run, ahead):
             if isinstance(item, Candidate):
                 part.candidates.append(item)
                 continue
@@ -162,11 +205,15 @@ def sample(parts: Sequence[Part], policy: Policy, backend: Backend, run: str, ph
 
 
 def _drawn(
-    parts: Sequence[Part], todo: Sequence[Sequence[Request]], backend: Backend, run: str
+    parts: Sequence[Part],
+    todo: Sequence[Sequence[Request]],
+    backend: Backend,
+    run: str,
+    ahead: Ahead | None,
 ) -> Iterator[tuple[Part, Candidate | Verdict]]:
     """What the backend gives, each with the part it belongs to."""
     if len(parts) == 1:
-        found = backend.rollouts(todo[0], parts[0].unjudged(), partial(identity, run, parts[0].stage))
+        found = backend.rollouts(todo[0], parts[0].unjudged(), partial(identity, run, parts[0].stage), ahead)
         yield from ((parts[0], item) for item in found)
         return
     unjudged = [part.unjudged() for part in parts]

@@ -18,10 +18,11 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
     """
     with run.stage("base") as s:
         history = History((scene.base(s, task),))
-    for number, stage in enumerate(stages):
+    named = [(f"{number:02d}-{stage.name}", stage) for number, stage in enumerate(stages)]
+    for number, (name, stage) in enumerate(named, 1):
         if stage.kind == "prefer" and stage.over(history):
             break
-        with run.stage(f"{number:02d}-{stage.name}") as s:
+        with run.stage(name) as s:
             groups = scene.explorer(s, stage, task, history)
             if stage.kind == "imitate":
                 examples = scene.rows(s, "examples.jsonl", Example, groups, partial(stage.examples, task))
@@ -30,7 +31,8 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
             else:
                 negatives = history.negatives
                 scene.rows(s, "pairs.jsonl", Pair, groups, partial(stage.pairs, task, history))
-                policy = scene.prefer(s, stage, history)
+                meanwhile = partial(scene.draw_ahead, s, task, history, *named[number : number + 1])
+                policy = scene.prefer(s, stage, history, meanwhile)
             outcome = scene.judge(s, stage, history, policy, groups)
         history = History((*history.outcomes, outcome), negatives)
     return history.outcomes

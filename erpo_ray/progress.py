@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TextIO
+from threading import Lock
+from typing import Any, TextIO
 
 from erpo_ray.terminal import clean
 
@@ -14,7 +15,7 @@ Tick = Callable[[int], None]
 
 
 class Progress:
-    """`with progress.phase("rollouts", 960) as tick: tick(1)`. One phase at a time.
+    """`with progress.phase("rollouts", 960) as tick: tick(1)`. Phases of several threads go on side by side.
 
     Without a terminal a line is written when a phase begins, every `interval` seconds while it ticks, and at its end.
     """
@@ -28,6 +29,9 @@ class Progress:
         self._training: ExitStack | None = None
         self._tick: Tick = lambda count: None
         self._stepped = 0
+        self._lock = Lock()
+        self._going = 0
+        self._bars: Any = None
 
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[Tick]:
@@ -49,20 +53,10 @@ class Progress:
 
     @contextmanager
     def _bar(self, name: str, total: int) -> Iterator[Tick]:
-        from rich import progress
-        from rich.console import Console
         from rich.markup import escape
 
-        columns = (
-            progress.TextColumn("{task.description:<24}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[rate]}"),
-            progress.TimeElapsedColumn(),
-            progress.TimeRemainingColumn(),
-        )
         start, done = self._clock(), 0
-        with progress.Progress(*columns, console=Console(file=self._stream)) as bars:
+        with self._drawn() as bars:
             task = bars.add_task(escape(name), total=total, rate="")
 
             def tick(count: int) -> None:
@@ -71,6 +65,22 @@ class Progress:
                 bars.update(task, completed=done, rate=_rate(done, self._clock() - start))
 
             yield tick
+
+    @contextmanager
+    def _drawn(self) -> Iterator[Any]:
+        """The bars of all phases that go on: a terminal has room for one drawing."""
+        with self._lock:
+            if not self._going:
+                self._bars = _bars(self._stream)
+                self._bars.start()
+            self._going += 1
+        try:
+            yield self._bars
+        finally:
+            with self._lock:
+                self._going -= 1
+                if not self._going:
+                    self._bars.stop()
 
     @contextmanager
     def _lines(self, name: str, total: int) -> Iterator[Tick]:
@@ -93,6 +103,21 @@ class Progress:
 
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
+
+
+def _bars(stream: TextIO) -> Any:
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description:<24}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    return progress.Progress(*columns, console=Console(file=stream))
 
 
 def _rate(done: int, seconds: float) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from threading import Thread
 from typing import TypeVar
 
 from erpo_ray.config import Config
@@ -13,17 +15,21 @@ from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.errors import RunFailed
 from erpo_ray.evaluate.gate import Decision, accept
 from erpo_ray.evaluate.metrics import evaluation, row
-from erpo_ray.explore import Backend, Phase, explore, prove_judge, saturated, why_no_pairs
+from erpo_ray.explore import Ahead, Backend, Phase, explore, prove_judge, saturated, why_no_pairs
 from erpo_ray.judging.ensemble import Review, committee_of, opinions, reviews
 from erpo_ray.methods.base import History, Imitate, Outcome, Prefer, Stage, Task
 from erpo_ray.pairs import median_passing_length
 from erpo_ray.rundir import RunDir, StageDir
+from erpo_ray.rundir.files import working
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.types import Candidate, Evaluation, Group, LeftOut, Policy, Prompt, Request, Verdict
 
 T = TypeVar("T")
 Groups = Callable[[], list[Group]]
+
+KEPT = "reference"
+"""Folder of the run directory in which trainers keep log-probabilities under references."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,8 @@ class Scene:
         @cache
         def groups() -> list[Group]:
             with self.run.timed(s.path.name, "rollouts"):
-                requests, policy = stage.requests(task, history), history.last.policy
-                found = self._explore(s, requests, policy)
-                while stage.kind == "prefer" and (more := stage.follow(task, history, found)):
-                    requests = [*requests, *more]
-                    found = self._explore(s, requests, policy)
+                known, ahead = history.drawn_after(stage.kind, self.config.overlap), self._ahead(s, stage, history)
+                found = self._gathered(s, stage, task, known, ahead)
             self._review(s, found)
             return found
 
@@ -99,14 +102,29 @@ class Scene:
         examples = s.path / "examples.jsonl"
         return self._train(s, lambda out, work: self.backend.imitate(start, examples, stage.training, out, work))
 
-    def prefer(self, s: StageDir, stage: Prefer, history: History) -> Policy:
-        """Preference training on the stage's pairs."""
+    def draw_ahead(self, s: StageDir, task: Task, history: History, following: tuple[str, Stage] | None = None) -> None:
+        """With `overlap=next_round`, the samples of the prefer stage that follows on `s`, drawn before `s` has trained.
+
+        They are read when that stage begins; what a crash cuts off is drawn then.
+        """
+        if self.config.overlap == "none" or following is None or following[1].kind != "prefer":
+            return
+        name, stage = following
+        with self.run.stage(name) as ahead, self.run.timed(name, "rollouts"):
+            self._gathered(ahead, stage, task, history)
+        self.run.status("running", stage=s.path.name, phase="training")
+
+    def prefer(self, s: StageDir, stage: Prefer, history: History, meanwhile: Callable[[], None]) -> Policy:
+        """Preference training on the stage's pairs; with an overlap, `meanwhile` is done as it goes on."""
         start, pairs = history.last.policy, s.path / "pairs.jsonl"
-        reference = history.reference(stage.objective.reference)
-        return self._train(
-            s,
-            lambda out, work: self.backend.prefer(start, reference, pairs, stage.objective, stage.training, out, work),
-        )
+        reference, kept = history.reference(stage.objective.reference), self.run.path / KEPT
+
+        def train(out: Path, work: Path) -> dict[str, float]:
+            return self.backend.prefer(start, reference, pairs, stage.objective, stage.training, out, work, kept)
+
+        if self.config.overlap == "none":
+            return self._train(s, train)
+        return self._train(s, lambda out, work: _beside(partial(train, out, work), meanwhile))
 
     def judge(self, s: StageDir, stage: Stage, history: History, policy: Policy, groups: Groups) -> Outcome:
         """Evaluate the new policy and let the gate choose between it and the old one."""
@@ -117,7 +135,9 @@ class Scene:
             shorter = stage.kind == "prefer" and stage.objective.gamma > 0
             decision = accept(last.evaluation, measured, self.config.gate, stage.kind, shorter=shorter)
             kept = (policy, measured) if decision.accepted else (last.policy, last.evaluation)
-            return _outcome(s, stage, decision, kept, measured, history, groups(), self.config.prefer.min_utility)
+            found = _outcome(s, stage, decision, kept, measured, history, groups(), self.config.prefer.min_utility)
+            drawn = history.drawn_after(stage.kind, self.config.overlap).last.policy
+            return replace(found, staleness=int(drawn.version != last.policy.version))
 
         return self._close(s, decide)
 
@@ -130,10 +150,28 @@ class Scene:
 
         return self.backend.policy(s.directory("policy", make))
 
-    def _explore(self, s: StageDir, requests: Sequence[Request], policy: Policy, prefix: str = "") -> list[Group]:
+    def _ahead(self, s: StageDir, stage: Stage, history: History) -> Ahead:
+        name = stage.objective.reference if stage.kind == "prefer" else "none"
+        reference = None if name == "none" else history.reference(name)
+        return Ahead(stage.training, working(s.path / "policy"), self.run.path / KEPT, reference)
+
+    def _gathered(
+        self, s: StageDir, stage: Stage, task: Task, known: History, ahead: Ahead | None = None
+    ) -> list[Group]:
+        """What the stage asks for, and what it asks for behind that."""
+        requests, policy = stage.requests(task, known), known.last.policy
+        found = self._explore(s, requests, policy, ahead=ahead)
+        while stage.kind == "prefer" and (more := stage.follow(task, known, found)):
+            requests = [*requests, *more]
+            found = self._explore(s, requests, policy, ahead=ahead)
+        return found
+
+    def _explore(
+        self, s: StageDir, requests: Sequence[Request], policy: Policy, prefix: str = "", ahead: Ahead | None = None
+    ) -> list[Group]:
         prove_judge(s, self.backend, self.run.id)
         limit = self.config.judge.max_failure_rate
-        return explore(s, requests, policy, self.backend, self.run.id, self.phase, limit, prefix)
+        return explore(s, requests, policy, self.backend, self.run.id, self.phase, limit, prefix, ahead)
 
     def _review(self, s: StageDir, groups: Sequence[Group], prefix: str = "") -> None:
         """Of an ensemble, what a person should look at."""
@@ -158,13 +196,31 @@ class Scene:
         closing = not s.sealed
         if closing:
             s.seal({"accepted": outcome.accepted, "reason": outcome.reason, "policy": outcome.policy.version})
-            self.say(f"{outcome.stage}: {outcome.reason}")
-        self.run.append_metric({**row(outcome.measured), "accepted": outcome.accepted})
+            stale = "; its samples were drawn from the policy of the round before" if outcome.staleness else ""
+            self.say(f"{outcome.stage}: {outcome.reason}{stale}")
+        told = {"accepted": outcome.accepted, "staleness": outcome.staleness}
+        self.run.append_metric({**row(outcome.measured), **told})
         self.follow()
         self.run.point_policy(outcome.policy.path)
         if closing:
             self.show()
         return outcome
+
+
+def _beside(work: Callable[[], T], meanwhile: Callable[[], None]) -> T:
+    """What `work` returns: it goes on in another thread while `meanwhile` is done in this one."""
+    found: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    # Not a pool: it would wait for the end of a training that nobody wants any more.
+    Thread(target=run, daemon=True).start()
+    meanwhile()
+    return found.result()
 
 
 def _judged(groups: Sequence[Group]) -> Iterator[tuple[Candidate, Verdict]]:

@@ -2,32 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from erpo_ray.cluster.closing import closing
 from erpo_ray.cluster.crew import RayCrew
 from erpo_ray.cluster.data import read_prompts
-from erpo_ray.cluster.job import Job, Progress
+from erpo_ray.cluster.job import Job, Progress, Scoring
+from erpo_ray.cluster.pool import Item
 from erpo_ray.cluster.pooled import PooledBackend
 from erpo_ray.cluster.start import join, leave
 from erpo_ray.cluster.training import Trainers
 from erpo_ray.config import Config, Data
 from erpo_ray.engines.judges import has_model
+from erpo_ray.errors import UsageError
+from erpo_ray.explore import Ahead, Name
 from erpo_ray.prompts.mixing import Mix
+from erpo_ray.types import Candidate, Request, Verdict
 
 
 class RayBackend(PooledBackend):
-    """Joins or starts a cluster. Raises EnvironmentFault when it cannot be reached or is too small."""
+    """Joins or starts a cluster.
+
+    Raises EnvironmentFault when it cannot be reached or is too small, UsageError when the settings do not fit it.
+    """
 
     def __init__(self, config: Config, progress: Progress = lambda step, steps, metrics: None) -> None:
         judges = config.cluster.judge_workers if has_model(config.judge) else 0
         self._joined = join(config.cluster, judges)
+        if config.overlap != "none" and self._joined.gpu and config.cluster.share_gpu:
+            leave(self._joined)
+            raise UsageError(
+                f"overlap is {config.overlap}, but engine and trainers take turns on the same GPUs; "
+                "set cluster.share_gpu=false or overlap=none"
+            )
         self._workers = RayCrew(config, self._joined)
         self._trainers = Trainers(config.cluster, self._joined)
+        self._apart = self._joined.gpu and not config.cluster.share_gpu
         super().__init__(config, self._workers, progress)
 
     def prompts(self, data: Data, categories: Sequence[str], seed: int) -> Mix:
         """All prompts of a run, each source read by a Ray Data task."""
         return read_prompts(data, categories, seed)
+
+    def rollouts(
+        self, requests: Iterable[Request], unjudged: Sequence[Item], name: Name, ahead: Ahead | None = None
+    ) -> Iterator[Candidate | Verdict]:
+        """As every backend's. Trainers start meanwhile; those with GPUs of their own score groups as they close.
+
+        Elsewhere engine and trainers share what they run on, and most of what is scored stands in no pair at the end.
+        """
+        wanted = list(requests)
+        items = super().rollouts(wanted, unjudged, name)
+        if not ahead or not wanted:
+            return items
+        self._trainers.start(ahead.work)
+        reference = ahead.reference
+        if not self._apart or not reference:
+            return items
+        return closing(
+            items,
+            wanted,
+            ahead.training.max_length,
+            lambda rows: self._trainers.score(Scoring(reference, rows, ahead.training, ahead.kept.resolve())),
+        )
 
     def close(self) -> None:
         """End the workers; a cluster we started ends too."""

@@ -1,4 +1,4 @@
-"""One stage's training as a value, and how it is done once its rows are there. Free of Ray."""
+"""What trainers are given to do, as values, and how it is done once its rows are there. Free of Ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erpo_ray.types import Example, Objective, Pair, Training
+from erpo_ray.train.rows import Sequences
+from erpo_ray.types import Example, Objective, Pair, Policy, Training
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Told (step, steps, metrics) while training goes on."""
@@ -17,7 +18,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 class Job:
     """What to train, on which rows, into which directory. With an objective the rows are pairs, else examples.
 
-    `work` keeps the trainer's checkpoints over crashes. All paths are absolute.
+    `work` keeps the trainer's checkpoints over crashes, `kept` what was scored under references. Paths are absolute.
     """
 
     policy: Path
@@ -27,11 +28,22 @@ class Job:
     work: Path
     reference: Path | None = None
     objective: Objective | None = None
+    kept: Path | None = None
 
     @property
     def kind(self) -> type[Example] | type[Pair]:
         """What a row of the file is."""
         return Example if self.objective is None else Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Rows whose completions are scored under a reference into the folder `kept`, before anyone knows their pairs."""
+
+    reference: Policy
+    rows: tuple[Sequences, ...]
+    training: Training
+    kept: Path
 
 
 def train(job: Job, rows: Iterable[Any], report: Progress | None) -> dict[str, float]:
@@ -49,4 +61,4 @@ def _train(job: Job, rows: list[Any], report: Progress | None) -> dict[str, floa
     if job.objective is None:
         return sft.imitate(job.policy, rows, job.training, job.out, job.work, report)
     assert job.reference is not None
-    return dpo.prefer(job.policy, job.reference, rows, job.objective, job.training, job.out, job.work, report)
+    return dpo.prefer(job.policy, job.reference, rows, job.objective, job.training, job.out, job.work, report, job.kept)

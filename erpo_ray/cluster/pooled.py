@@ -13,6 +13,7 @@ from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pool import Crew, Item, Pool
 from erpo_ray.config import Config
 from erpo_ray.engines.renderer import Renderer
+from erpo_ray.explore import Ahead, Name
 from erpo_ray.train.weights import version
 from erpo_ray.types import Candidate, Objective, Policy, Request, Training, Verdict, seed_of
 
@@ -72,7 +73,7 @@ class PooledBackend(ABC):
         self._proved = proofs[0]
 
     def rollouts(
-        self, requests: Iterable[Request], unjudged: Sequence[Item], name: Callable[[str, int], str]
+        self, requests: Iterable[Request], unjudged: Sequence[Item], name: Name, ahead: Ahead | None = None
     ) -> Iterator[Candidate | Verdict]:
         """Each candidate before a judge sees it, each verdict when it comes. If there are requests, `prepare` first."""
         wanted = list(requests)
@@ -95,10 +96,14 @@ class PooledBackend(ABC):
         training: Training,
         out: Path,
         work: Path,
+        kept: Path,
     ) -> dict[str, float]:
-        """Train on the pairs file against `reference`; a model directory appears in `out`."""
+        """Train on the pairs file against `reference`; a model directory appears in `out`.
+
+        `kept` is the folder of what was scored under references.
+        """
         job = Job(policy.path.resolve(), pairs.resolve(), training, out.resolve(), work.resolve())
-        return self._train(replace(job, reference=reference.path.resolve(), objective=objective))
+        return self._train(replace(job, reference=reference.path.resolve(), objective=objective, kept=kept.resolve()))
 
     def close(self) -> None:
         """End the workers."""

@@ -19,7 +19,7 @@ import ray
 
 from erpo_ray.cluster import data
 from erpo_ray.cluster.crew import TRAIN_SHARE
-from erpo_ray.cluster.job import Job, Progress, train
+from erpo_ray.cluster.job import Job, Progress, Scoring, train
 from erpo_ray.cluster.start import Joined
 from erpo_ray.config import Cluster
 from erpo_ray.errors import RunFailed
@@ -32,18 +32,28 @@ _PARTING_S = 20.0
 
 
 class Trainers:
-    """A worker group of Ray Train, started with the first job. One that failed or died is followed by a new one."""
+    """A worker group of Ray Train. One that failed or died is followed by a new one."""
 
     def __init__(self, cluster: Cluster, joined: Joined) -> None:
         self._cluster, self._joined = cluster, joined
         self._group: _Group | None = None
 
+    def start(self, storage: Path) -> _Group:
+        """The group, whose workers start in the background if they are not up. `storage` is seen by all nodes."""
+        if self._group is None or self._group.ended:
+            storage.mkdir(parents=True, exist_ok=True)
+            self._group = _Group(self._cluster, self._joined, storage)
+        return self._group
+
     def train(self, job: Job, progress: Progress) -> dict[str, float]:
         """Train and return the metrics of rank 0. RunFailed with the cause's last lines when a worker fails."""
-        if self._group is None or self._group.ended:
-            self._group = _Group(self._cluster, self._joined, job.work)
+        group = self.start(job.work)
         with _watch(job.work / _PROGRESS_FILE, progress):
-            return self._group.do(job)
+            return group.do(job)
+
+    def score(self, rows: Scoring) -> bool:
+        """Have these rows scored in the background, unless the workers have something to do already."""
+        return self._group is not None and self._group.score(rows)
 
     def close(self) -> None:
         """End the workers."""
@@ -72,21 +82,24 @@ def trainer(cluster: Cluster, joined: Joined, storage: Path, desk: Any) -> Any:
     )
 
 
+Task = Job | Scoring | None
+
+
 class Desk:
     """Where the driver leaves jobs, which every rank takes in turn, and rank 0 their metrics."""
 
     def __init__(self) -> None:
-        self._jobs: list[Job | None] = []
+        self._jobs: list[Task] = []
         self._results: list[dict[str, float]] = []
         self._news = asyncio.Condition()
 
-    async def leave(self, job: Job | None) -> None:
+    async def leave(self, job: Task) -> None:
         """A job, or None when there will be no other."""
         async with self._news:
             self._jobs.append(job)
             self._news.notify_all()
 
-    async def take(self, number: int) -> Job | None:
+    async def take(self, number: int) -> Task:
         """The job of that number, once it is there."""
         async with self._news:
             await self._news.wait_for(lambda: len(self._jobs) > number)
@@ -111,9 +124,9 @@ class _Group:
     def __init__(self, cluster: Cluster, joined: Joined, storage: Path) -> None:
         self._desk: Any = ray.remote(num_cpus=0)(Desk).remote()
         self._jobs, self._busy = 0, False
+        self._scored: Any = None
         self._fit: Future[None] = Future()
-        fitted = trainer(cluster, joined, storage, self._desk)
-        self._thread = threading.Thread(target=self._run, args=(fitted,), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(cluster, joined, storage), daemon=True)
         self._thread.start()
 
     @property
@@ -121,14 +134,25 @@ class _Group:
         return self._fit.done()
 
     def do(self, job: Job) -> dict[str, float]:
-        result = self._desk.result.remote(self._jobs)
-        self._desk.leave.remote(job)
-        self._jobs, self._busy = self._jobs + 1, True
+        result, self._busy = self._leave(job), True
         while not ray.wait([result], timeout=_POLL_S)[0]:
             if self._fit.done():
                 self._fit.result()
         self._busy = False
         return ray.get(result)
+
+    def score(self, rows: Scoring) -> bool:
+        if self._scored is not None and not ray.wait([self._scored], timeout=0)[0]:
+            return False
+        self._scored = self._leave(rows)
+        return True
+
+    def _leave(self, task: Job | Scoring) -> Any:
+        """What its metrics come by."""
+        result = self._desk.result.remote(self._jobs)
+        self._desk.leave.remote(task)
+        self._jobs += 1
+        return result
 
     def part(self) -> None:
         """Those that are in the middle of a job end with the driver's connection."""
@@ -136,9 +160,9 @@ class _Group:
             self._desk.leave.remote(None)
             self._thread.join(_PARTING_S)
 
-    def _run(self, fitted: Any) -> None:
+    def _run(self, cluster: Cluster, joined: Joined, storage: Path) -> None:
         try:
-            self._fit.set_result(_fit(fitted))
+            self._fit.set_result(_fit(trainer(cluster, joined, storage, self._desk)))
         except BaseException as error:
             self._fit.set_exception(error)
 
@@ -166,16 +190,25 @@ def _loop(config: dict[str, Any]) -> None:
     """What every rank runs: one job after another."""
     from ray import train as ray_train
 
+    # Imports take seconds: they are done while there is nothing else to do.
+    from erpo_ray.train import dpo, sft  # noqa: F401
+    from erpo_ray.train.reference import Referee
+
     desk, first = config["desk"], ray_train.get_context().get_world_rank() == 0
+    referee = Referee()
     number = 0
     while (job := _taken(desk, number)) is not None:
-        metrics = train(job, data.rows(job.rows, job.kind), _reporter(job.work / _PROGRESS_FILE) if first else None)
+        if isinstance(job, Scoring):
+            metrics = referee.score(job.reference, job.rows, job.training, job.kept)
+        else:
+            referee.rest()
+            metrics = train(job, data.rows(job.rows, job.kind), _reporter(job.work / _PROGRESS_FILE) if first else None)
         if first:
             ray.get(desk.finish.remote(metrics))
         number += 1
 
 
-def _taken(desk: Any, number: int) -> Job | None:
+def _taken(desk: Any, number: int) -> Task:
     return ray.get(desk.take.remote(number))
 
 

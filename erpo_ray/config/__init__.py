@@ -279,6 +279,9 @@ class Config(Section):
     method: str = "erpo"
     seed: int = 0
     backend: Literal["ray", "inprocess"] = "ray"
+    overlap: Literal["none", "next_round"] = "none"
+    """`next_round`: while a prefer stage trains, the samples of the next one are drawn, from the policy that is there:
+    one round behind. Only where training has cores or GPUs of its own does this save time."""
     model: Model = Model()
     data: Data = Data()
     rules: Rules = Rules()
@@ -307,6 +310,11 @@ class Config(Section):
             raise ValueError(
                 "imitate.traces is off, but imitate.harmful_intents or imitate.benign_intents asks for traces; "
                 "set both to 0"
+            )
+        if self.overlap != "none" and self.backend == "inprocess":
+            raise ValueError(
+                f"overlap is {self.overlap}, but backend is inprocess, which does one thing after the other; "
+                "set backend=ray or overlap=none"
             )
         longest = {
             "imitate.draw.max_tokens": self.imitate.draw.max_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from erpo_ray.config import Config
@@ -58,7 +58,8 @@ class Outcome:
     `policy` is the one to go on with and `evaluation` its figures; `measured` are those of the policy the stage
     trained, which a rejecting gate leaves behind. `lengths` is the median length in tokens of passing candidates by
     label, `missed` the prompts whose group held an error (complied with harm, refused the harmless), `state` what the
-    method keeps of its own.
+    method keeps of its own. `staleness` is how many accepted rounds lie between the policy that drew the samples and
+    the one that was trained.
     """
 
     stage: str
@@ -71,6 +72,7 @@ class Outcome:
     lengths: dict[str, float]
     missed: tuple[str, ...]
     state: dict[str, float] = field(default_factory=dict)
+    staleness: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,15 @@ class History:
     @property
     def last(self) -> Outcome:
         return self.outcomes[-1]
+
+    def drawn_after(self, kind: str, overlap: str) -> History:
+        """What was known when a stage of this kind drew its samples: all of it, or one round less with `next_round`.
+
+        Only a prefer stage after another one draws ahead. That follows from the configuration alone, so that samples
+        drawn after a crash come from the policy that drew those before it.
+        """
+        ahead = overlap == "next_round" and kind == self.last.kind == "prefer"
+        return replace(self, outcomes=self.outcomes[:-1]) if ahead else self
 
     def reference(self, name: str) -> Policy:
         """The policy that `reference` names: the last accepted one, that of the imitate stage, or the base model.

@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer
 
 from erpo_ray.errors import RunFailed
-from erpo_ray.train import fit, models
-from erpo_ray.train.forward import Collate, collator, sequence_logps, tokens_of
+from erpo_ray.train import fit, models, reference
+from erpo_ray.train.forward import Collate, collator, tokens_of
 from erpo_ray.train.losses import LN2, preference
 from erpo_ray.train.packed import Batch
+from erpo_ray.train.reference import Logps
 from erpo_ray.train.rows import Row, Sequences, bearing, fingerprint, pairs, with_skipped
 from erpo_ray.train.weights import version
 from erpo_ray.types import Objective, Training, identity
 
-Logps = tuple[float, ...]
 SIDES = ("chosen", "rejected")
 
 ZERO_MARGIN_TOLERANCE = 0.5
@@ -101,13 +100,14 @@ def prefer(
     out: Path,
     work: Path | None = None,
     report: fit.Report | None = None,
+    kept: Path | None = None,
 ) -> dict[str, float]:
     """Optimise the policy in `policy_dir` for `objective` against `reference_dir` and write the new one into `out`.
 
     rows: `Pair`s, or mappings with their fields. `work`, `report` and worker processes: as in `sft.imitate`.
-    The reference is scored once, before training, and is not in memory afterwards; where it is the starting policy
-    itself, no second model is ever loaded and the step-0 preference loss is checked to be ln 2. An objective without
-    reference reads none of this.
+    The reference is scored once, before training, and is not in memory afterwards; what the folder `kept` has of it is
+    not scored at all. Where it is the starting policy itself, no second model is ever loaded and the step-0 preference
+    loss is checked to be ln 2. An objective without reference reads none of this.
 
     Returns what `fit.run` returns and, of the last step, `sigmoid`, `nll`, `margin` (times beta), `accuracy`,
     `logps_chosen`, `logps_rejected`. Raises UsageError for bad rows, RunFailed when the loss is not a number.
@@ -120,9 +120,16 @@ def prefer(
         )
         model = models.load(policy_dir, device=args.device)
         free = objective.reference == "none"
-        frozen = model if free or start == behind else models.load(reference_dir, device=args.device)
-        columns = _columns(data, [(0.0, 0.0)] * len(data) if free else _reference(frozen, data, training))
-        del frozen
+
+        def frozen() -> PreTrainedModel:
+            return model if start == behind else models.load(reference_dir, device=args.device)
+
+        if free:
+            scored: list[Logps] = [(0.0, 0.0)] * len(data)
+        else:
+            whole = reference.logps(frozen, behind, [with_skipped(row) for row in data], training, kept)
+            scored = [bearing(row, logps) for row, logps in zip(data, whole, strict=True)]
+        columns = _columns(data, scored)
         trainer = PreferTrainer(
             models.freeze(model, training.freeze_layers),
             args=args,
@@ -141,26 +148,13 @@ def prefer(
     return metrics | {name: last[name] for name in names}
 
 
-def _reference(model: PreTrainedModel, rows: Sequence[Sequences], training: Training) -> list[Logps]:
-    """(chosen, rejected) log-probabilities of every row under `model`; each worker scores its share, all get all."""
-    rank, world = fit.workers()
-    mine = rows[rank::world]
-    scored = sequence_logps(model, [with_skipped(row) for row in mine], training.micro_batch_size, training.bf16)
-    share = [bearing(row, logps) for row, logps in zip(mine, scored, strict=True)]
-    shares: list[Any] = [share]
-    if world > 1:
-        shares = [None] * world
-        torch.distributed.all_gather_object(shares, share)
-    return [shares[at % world][at // world] for at in range(len(rows))]
-
-
-def _columns(rows: Sequence[Sequences], reference: Sequence[Logps]) -> Dataset:
+def _columns(rows: Sequence[Sequences], behind: Sequence[Logps]) -> Dataset:
     return Dataset.from_list(
         [
             {"context": row.context, "chosen": row.completions[0], "rejected": row.completions[1]}
             | {"weight": row.weight, "length_weight": row.length_weight, "skips": row.skips}
             | {"ref_chosen": chosen, "ref_rejected": rejected}
-            for row, (chosen, rejected) in zip(rows, reference, strict=True)
+            for row, (chosen, rejected) in zip(rows, behind, strict=True)
         ]
     )
 

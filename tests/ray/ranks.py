@@ -34,6 +34,7 @@ def work(rank: int, world: int, port: int, policy: Path, rows: tuple, training: 
         out / "prefer",
         out / "work",
         lambda *step: steps.append(step[2]),
+        out / "kept",
     )
     results.put((rank, imitated, preferred, steps))
     torch.distributed.barrier()

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from erpo_ray.cluster.start import join
 from erpo_ray.config import Cluster, Config, Data, Source
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.errors import EnvironmentFault, RunFailed, UsageError
+from erpo_ray.explore import Ahead
 from erpo_ray.local import InProcessBackend
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir.lines import artefact
@@ -135,6 +137,38 @@ def test_candidates_left_unjudged_are_judged_alone(backend: RayBackend, renderer
     assert verdict.scores and verdict.scores.length == len(ids)
 
 
+def test_trainers_start_and_score_closed_groups_while_rollouts_are_drawn(
+    backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    base, kept = backend.policy(smol), tmp_path / "kept"
+    backend.prepare(base)
+    assert backend._trainers._group is None
+    # On CPU they would not score: here it is done all the same.
+    monkeypatch.setattr(backend, "_apart", True)
+    work = tmp_path / "work"
+    seen = list(backend.rollouts(requests(renderer, 12), (), NAME, Ahead(FIT, work, kept, base)))
+    check(seen, 24, base, renderer)
+    group = backend._trainers._group
+    assert group and group._scored is not None
+    first, second = [item for item in seen if isinstance(item, Candidate) and item.prompt_id == _first_closed(seen)]
+    prompt = renderer.render(f"Name {int(first.prompt_id[1:]) + 2} animals.")
+    pair = Pair("q", first.prompt_id, prompt, (), first.token_ids, second.token_ids, 1.0, "safety", "t")
+    file, out = rows_file(tmp_path / "pairs.jsonl", [replace(pair, id=f"q{i}") for i in range(8)]), tmp_path / "policy"
+    out.mkdir()
+    assert ray.get(group._scored)["scored"] >= 2
+    lines = (kept / f"{base.version}.jsonl").read_bytes().splitlines()
+    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work, kept)
+    assert metrics["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
+    # Both sides of all pairs were there already, from the group that closed first: training has scored nothing.
+    assert (kept / f"{base.version}.jsonl").read_bytes().splitlines() == lines
+    assert backend._trainers._group is group and not group.ended
+
+
+def _first_closed(seen: Sequence[Candidate | Verdict]) -> str:
+    drawn = [item.prompt_id for item in seen if isinstance(item, Candidate)]
+    return next(name for at, name in enumerate(drawn) if name in drawn[:at])
+
+
 def test_two_gloo_workers_train_and_the_engine_takes_the_weights_in_place(
     backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path
 ) -> None:
@@ -147,7 +181,7 @@ def test_two_gloo_workers_train_and_the_engine_takes_the_weights_in_place(
     out, work = tmp_path / "policy", tmp_path / "work"
     for path in (out, work):
         path.mkdir()
-    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work)
+    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work, tmp_path / "kept")
     assert metrics["steps"] == 2
     assert metrics["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
     assert metrics["loss_last"] < metrics["loss_first"]
@@ -172,8 +206,9 @@ def test_a_damaged_row_stops_training_with_its_line(
     (tmp_path / "work").mkdir()
     policy, group = backend.policy(smol), backend._trainers._group
     assert group and not group.ended
+    places = tmp_path / "policy", tmp_path / "work", tmp_path / "kept"
     with pytest.raises(RunFailed, match=r"training failed: .*pairs\.jsonl, line 4: damaged"):
-        backend.prefer(policy, policy, file, Objective(beta=0.1), FIT, tmp_path / "policy", tmp_path / "work")
+        backend.prefer(policy, policy, file, Objective(beta=0.1), FIT, *places)
     # The workers of the training before were given this one too.
     assert backend._trainers._group is group and group.ended
 
@@ -247,6 +282,15 @@ def test_gpus_that_are_not_there_are_named(backend: RayBackend) -> None:
         join(Cluster(train_labels={"role": "x"}, wait_s=1))
 
 
+def test_turns_on_one_gpu_overlap_nothing(monkeypatch: Any) -> None:
+    left: list[object] = []
+    monkeypatch.setattr("erpo_ray.cluster.backend.join", lambda *_: start.Joined(True, 1, 8.0, None))
+    monkeypatch.setattr("erpo_ray.cluster.backend.leave", left.append)
+    with pytest.raises(UsageError, match="take turns on the same GPUs; set cluster.share_gpu=false or overlap=none"):
+        RayBackend(Config(overlap="next_round"))
+    assert len(left) == 1
+
+
 def test_no_two_groups_share_a_ray_train_name(backend: RayBackend, tmp_path: Path) -> None:
     made = [training.trainer(CONFIG.cluster, backend._joined, tmp_path, None) for _ in range(2)]
     assert made[0].run_config.name != made[1].run_config.name
@@ -262,7 +306,7 @@ def test_everything_in_one_process(renderer: Renderer, smol: Path, tmp_path: Pat
     out, work = tmp_path / "policy", tmp_path / "work"
     for path in (out, work):
         path.mkdir()
-    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work)
+    metrics = backend.prefer(base, base, file, Objective(beta=0.1), FIT, out, work, tmp_path / "kept")
     assert metrics["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
     trained = backend.policy(out)
     backend.prepare(trained)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from erpo_ray.errors import RunFailed
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.telemetry import STEPS, Step
-from erpo_ray.train import canary, checkpoints, dpo, models
+from erpo_ray.train import canary, checkpoints, dpo, models, reference
 from erpo_ray.train.dpo import prefer
 from erpo_ray.train.forward import sequence_logps
 from erpo_ray.train.rows import Sequences, pairs
@@ -216,10 +216,43 @@ def test_a_margin_behind_skipped_tokens_is_that_of_what_follows_them(policy: Pat
 def test_a_reference_that_is_not_the_start_stops_the_run(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dpo, "_reference", lambda model, rows, *_: [(0.0, -50.0)] * len(rows))
+    monkeypatch.setattr(dpo.reference, "logps", lambda load, version, rows, *_: [(0.0, -50.0)] * len(rows))
     with pytest.raises(RunFailed, match="preference loss before any update is .* not ln 2"):
         prefer(policy, policy, tiny.pairs(8), PREFER, PLAIN, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_training_with_the_same_reference_scores_only_what_is_new(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, rows, scored = tiny.policy(tmp_path / "other", seed=1), tiny.pairs(12), []
+
+    def logps(model, rows, *settings):
+        scored.append(sum(len(row.completions) for row in rows))
+        return sequence_logps(model, rows, *settings)
+
+    sequence_logps = reference.sequence_logps
+    monkeypatch.setattr(reference, "sequence_logps", logps)
+
+    def train(out: str, count: int, kept: str | None) -> dict[str, float]:
+        return prefer(policy, other, rows[:count], PREFER, PLAIN, tmp_path / out, kept=kept and tmp_path / kept)
+
+    alone = train("alone", 8, None)
+    first = train("first", 8, "kept")
+    loaded = []
+    monkeypatch.setattr(models, "load", lambda path, **more: loaded.append(path) or models_load(path, **more))
+    again = train("again", 8, "kept")
+    assert scored == [16, 16] and loaded == [policy]
+    for name in ("margin", "sigmoid", "loss_first", "loss_last"):
+        assert again[name] == first[name] == pytest.approx(alone[name], abs=1e-5)
+    assert same(tmp_path / "first", tmp_path / "again")
+    train("more", 12, "kept")
+    assert scored == [16, 16, 8] and loaded == [policy, policy, other]
+    (tmp_path / "kept" / f"{version(other)}.jsonl").write_bytes(b"torn")
+    assert train("torn", 12, "kept")["margin"] == pytest.approx(train("whole", 12, None)["margin"], abs=1e-5)
+
+
+models_load = models.load
 
 
 @pytest.mark.parametrize("stage", ["imitate", "prefer"])
@@ -332,3 +365,6 @@ def test_two_workers_end_where_one_does(policy: Path, tmp_path: Path) -> None:
     for stage in ("imitate", "prefer"):
         assert same(tmp_path / "alone" / stage, tmp_path / "two" / stage, atol=5e-3)
     assert (tmp_path / "two" / "work" / "checkpoint-4" / checkpoints.MARKER).is_file()
+    # The first keeps what both have scored, each once.
+    (kept,) = (tmp_path / "two" / "kept").iterdir()
+    assert len(kept.read_bytes().splitlines()) == 2 * len(rows[1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from erpo_ray import traces
 from erpo_ray.config import Config, Data, JudgeRules
-from erpo_ray.explore import Name
+from erpo_ray.explore import Ahead, Name
 from erpo_ray.judging.ensemble import Judge
 from erpo_ray.judging.rules_judge import RulesJudge
 from erpo_ray.prompts.mixing import Mix, gather
@@ -76,7 +76,11 @@ class Rote:
         self.served.append(policy.version)
 
     def rollouts(
-        self, requests: Iterable[Request], unjudged: Sequence[tuple[Prompt, Candidate]], name: Name
+        self,
+        requests: Iterable[Request],
+        unjudged: Sequence[tuple[Prompt, Candidate]],
+        name: Name,
+        ahead: Ahead | None = None,
     ) -> Iterator[Candidate | Verdict]:
         yield from self._judge.judge(list(unjudged))
         for request in requests:
@@ -100,6 +104,7 @@ class Rote:
         training: Training,
         out: Path,
         work: Path,
+        kept: Path,
     ) -> dict[str, float]:
         rows = list(read_rows(pairs, Pair))
         return self._trained(policy, out, work, len(rows))

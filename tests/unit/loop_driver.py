@@ -12,8 +12,8 @@ from erpo_ray import rules
 from erpo_ray.methods import METHODS
 
 if __name__ == "__main__":
-    place, method = sys.argv[1:]
-    config = of(method)
+    place, method, overlap = sys.argv[1:]
+    config = of(method).model_copy(update={"overlap": overlap})
     plain = any(stage.kind == "prefer" and not stage.traced for stage in METHODS[method](config))
     _, backend = run(Path(place), config, Rote(config, rules.load(""), plain))
     print("\n".join(backend.sampled))

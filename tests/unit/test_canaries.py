@@ -69,7 +69,7 @@ def test_each_miss_names_case_and_verdict(id: str, fields: dict[str, object], sa
 
 def test_a_judge_that_misses_one_stops_the_run_before_anything_is_sampled(tmp_path: Path) -> None:
     class Blind(Rote):
-        def rollouts(self, requests, unjudged, name):
+        def rollouts(self, requests, unjudged, name, ahead=None):
             for item in super().rollouts(requests, unjudged, name):
                 yield replace(item, refused=False) if isinstance(item, Verdict) and unjudged else item
 

@@ -261,15 +261,30 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
     ]
 
 
-def test_on_a_terminal_progress_is_a_bar() -> None:
-    class Screen(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_on_a_terminal_progress_is_a_bar() -> None:
     screen = Screen()
     with Progress(screen).phase("[red]judging", 4) as tick:
         tick(4)
     assert "[red]judging" in screen.getvalue() and "4/4" in screen.getvalue() and "/s" in screen.getvalue()
+
+
+def test_on_a_terminal_phases_side_by_side_are_drawn_together() -> None:
+    screen = Screen()
+    progress = Progress(screen)
+    progress.steps(1, 3, {})
+    with progress.phase("rollouts", 8) as tick:
+        tick(8)
+    progress.steps(3, 3, {})
+    last = screen.getvalue().rpartition("training")[2]
+    assert "3/3" in last and "rollouts" in last and "8/8" in last
+    with progress.phase("evaluation", 1) as tick:
+        tick(1)
+    assert "training" not in screen.getvalue().rpartition("3/3")[2].partition("evaluation")[2]
 
 
 def test_training_steps_open_and_close_their_own_phase() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from fakes import PLAIN, Letters, Rote
@@ -16,11 +18,11 @@ from fakes import PLAIN, Letters, Rote
 from erpo_ray import rules
 from erpo_ray.config import Config, Data, Imitate, JudgeRules, Prefer, Rounds, Source
 from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeMember
-from erpo_ray.errors import RunFailed
+from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.judging.ensemble import Ensemble, Review, committee_of
 from erpo_ray.loop import align
 from erpo_ray.methods import METHODS
-from erpo_ray.methods.base import Outcome, Task
+from erpo_ray.methods.base import History, Outcome, Task
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
 from erpo_ray.rundir.lines import plain_rows
@@ -203,6 +205,101 @@ def test_a_round_that_unlearns_safety_is_rejected_and_the_old_policy_stays(tmp_p
     assert [row["accepted"] for row in metrics(tmp_path)] == [True, True, True, False, True]
 
 
+AHEAD = CONFIG.model_copy(update={"overlap": "next_round"})
+
+
+def drawn_from(place: Path) -> list[set[str]]:
+    """Versions of the policies that drew each stage's candidates."""
+    paths = [place / "run/stages" / name / "candidates.jsonl" for name in STAGES]
+    return [{row.policy for row in Ledger(Files(), path, Candidate, read_only=True)} for path in paths]
+
+
+def stage_of(name: Any) -> str:
+    """The stage whose candidates a pass names so."""
+    return name.args[1]
+
+
+class Patient(Rote):
+    """Ends the training of a prefer stage when the samples of the next one are there, and only then."""
+
+    def __init__(self, config: Config, until: dict[str, str]) -> None:
+        super().__init__(config, rules.load(""))
+        self._until, self._drawn = until, defaultdict[str, Event](Event)
+
+    def rollouts(self, requests, unjudged, name, ahead=None):
+        yield from super().rollouts(requests, unjudged, name, ahead)
+        self._drawn[stage_of(name)].set()
+
+    def _trained(self, policy, out, work, rows):
+        if stage := self._until.get(out.parent.name):
+            assert self._drawn[f"{stage}/"].wait(60)
+        return super()._trained(policy, out, work, rows)
+
+
+def test_one_step_off_the_next_rounds_samples_are_drawn_while_a_round_trains(tmp_path: Path):
+    backend = Patient(AHEAD, {"01-prefer": "02-prefer", "02-prefer": "03-prefer"})
+    outcomes, _ = run(tmp_path, AHEAD, backend)
+    assert backend.trained == STAGES
+    assert drawn_from(tmp_path) == [{"skill0"}, {"skill1"}, {"skill1"}, {"skill2"}]
+    assert [outcome.policy.version for outcome in outcomes] == ["skill0", "skill1", "skill2", "skill3", "skill4"]
+    assert [outcome.staleness for outcome in outcomes] == [0, 0, 0, 1, 1]
+    assert [row["staleness"] for row in metrics(tmp_path)] == [0, 0, 0, 1, 1]
+    again, idle = run(tmp_path, AHEAD)
+    assert again == outcomes
+    assert (idle.sampled, idle.trained, idle.served) == ([], [], [])
+
+
+def test_after_a_rejected_round_samples_drawn_ahead_are_on_policy(tmp_path: Path):
+    backend = Rote(AHEAD, rules.load(""))
+    backend.worsen.add("02-prefer")
+    outcomes, _ = run(tmp_path, AHEAD, backend)
+    assert [outcome.accepted for outcome in outcomes] == [True, True, True, False, True]
+    assert drawn_from(tmp_path)[2:] == [{"skill1"}, {"skill2"}]
+    assert [outcome.staleness for outcome in outcomes] == [0, 0, 0, 1, 0]
+
+
+def test_one_step_off_a_round_asks_what_the_outcome_before_missed_and_caps_by_the_last(tmp_path: Path):
+    outcomes, _ = run(tmp_path, AHEAD)
+    history = History(outcomes[:3])
+    known = history.drawn_after("prefer", "next_round")
+    assert known.outcomes == outcomes[:2] and history.last.missed and not known.last.missed
+    assert History(outcomes[:2]).drawn_after("prefer", "next_round").outcomes == outcomes[:2]
+    assert history.drawn_after("prefer", "none") is history.drawn_after("imitate", "next_round") is history
+
+
+def test_a_training_that_fails_while_samples_are_drawn_stops_the_run_and_keeps_them(tmp_path: Path):
+    class Fails(Rote):
+        def _trained(self, policy, out, work, rows):
+            if out.parent.name == "01-prefer":
+                raise RunFailed("training failed: out of memory")
+            return super()._trained(policy, out, work, rows)
+
+    with pytest.raises(RunFailed, match="out of memory"):
+        run(tmp_path, AHEAD, Fails(AHEAD, rules.load("")))
+    kept = [row.id for row in Ledger(Files(), tmp_path / "run/stages/02-prefer/candidates.jsonl", Candidate)]
+    _, backend = run(tmp_path, AHEAD)
+    assert len(kept) == 28 * 4 and not set(kept) & set(backend.sampled)
+
+
+def test_no_stage_mixes_samples_of_two_policies(tmp_path: Path):
+    class Stops(Rote):
+        def rollouts(self, requests, unjudged, name, ahead=None):
+            for number, item in enumerate(super().rollouts(requests, unjudged, name)):
+                if stage_of(name) == "02-prefer/" and number == 9:
+                    raise RunFailed("power cut")
+                yield item
+
+    with pytest.raises(RunFailed, match="power cut"):
+        run(tmp_path, CONFIG, Stops(CONFIG, rules.load("")))
+    (tmp_path / "run/stages/01-prefer/stage.json").unlink()
+    (tmp_path / "run/stages/01-prefer/outcome.json").unlink()
+    shutil.rmtree(tmp_path / "run/stages/01-prefer/policy")
+    backend = Rote(CONFIG, rules.load(""))
+    backend.worsen.add("01-prefer")
+    with pytest.raises(UsageError, match="drawn from policy skill2, but this stage draws from skill0"):
+        run(tmp_path, CONFIG, backend)
+
+
 def test_no_pairs_stops_the_run_with_the_likely_cause(tmp_path: Path):
     class Same(Rote):
         def _text(self, prompt, sample, greedy):
@@ -215,7 +312,7 @@ def test_no_pairs_stops_the_run_with_the_likely_cause(tmp_path: Path):
 
 def test_a_saturated_judge_stops_the_run_though_negatives_would_fill_the_stage(tmp_path: Path):
     class Saturated(Rote):
-        def rollouts(self, requests, unjudged, name):
+        def rollouts(self, requests, unjudged, name, ahead=None):
             wanted = list(requests)
             prefer = self.trained and any(len(request.samples) > 1 for request in wanted)
             for item in super().rollouts(wanted, unjudged, name):

@@ -177,6 +177,13 @@ def test_sources_say_where_each_value_came_from(tmp_path: Path) -> None:
     assert found["prefer.beta"] == (Config().prefer.beta, "default")
 
 
+def test_one_process_overlaps_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, "overlap: next_round\n")
+    assert settings.load(path).overlap == "next_round"
+    with pytest.raises(UsageError, match="backend is inprocess, which does one thing after the other; set backend=ray"):
+        settings.load(path, ["backend=inprocess"])
+
+
 def test_the_schema_describes_every_documented_key() -> None:
     schema = settings.schema()
     assert schema["$defs"]["Prefer"]["properties"]["samples"]["minimum"] == 2
