@@ -125,6 +125,9 @@ class _Group:
         self._desk: Any = ray.remote(num_cpus=0)(Desk).remote()
         self._jobs, self._busy = 0, False
         self._scored: Any = None
+        self._parting = threading.Event()
+        self._free = threading.Event()
+        self._free.set()
         self._fit: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(cluster, joined, storage), daemon=True)
         self._thread.start()
@@ -135,11 +138,17 @@ class _Group:
 
     def do(self, job: Job) -> dict[str, float]:
         result, self._busy = self._leave(job), True
-        while not ray.wait([result], timeout=_POLL_S)[0]:
-            if self._fit.done():
-                self._fit.result()
-        self._busy = False
-        return ray.get(result)
+        self._free.clear()
+        try:
+            while not ray.wait([result], timeout=_POLL_S)[0]:
+                if self._fit.done():
+                    self._fit.result()
+                if self._parting.is_set():
+                    raise RunFailed("the run ended in the middle of a training")
+            self._busy = False
+            return ray.get(result)
+        finally:
+            self._free.set()
 
     def score(self, rows: Scoring) -> bool:
         if self._scored is not None and not ray.wait([self._scored], timeout=0)[0]:
@@ -155,7 +164,9 @@ class _Group:
         return result
 
     def part(self) -> None:
-        """Those that are in the middle of a job end with the driver's connection."""
+        """Those that are in the middle of a job end with the driver's connection, which no thread of ours uses then."""
+        self._parting.set()
+        self._free.wait(_PARTING_S)
         if not self._busy:
             self._desk.leave.remote(None)
             self._thread.join(_PARTING_S)

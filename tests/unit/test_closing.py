@@ -67,3 +67,11 @@ def test_what_is_not_trained_on_is_left_out() -> None:
     offers.clear()
     list(closing(items[2:], ASKED, 4, lambda rows: offers.append(rows) is None))
     assert offers == []
+
+
+def test_two_requests_for_one_prompt_close_apart() -> None:
+    offers: list[tuple[Sequences, ...]] = []
+    twice = [ASKED[0], Request(ASKED[0].prompt, (1, 2), (2,), Sampling(1.0, 9), prefix_ids=(5,))]
+    items = [drawn("a", 2, (5, 4)), drawn("a", 0, (6,)), drawn("a", 1, (7,))]
+    assert list(closing(items, twice, 9, lambda rows: offers.append(rows) is None)) == items
+    assert offers == [(row("a", (5, 4)),), (row("a", (6,), (7,)),)]
