@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,11 +122,16 @@ class Pulse:
             for name, (done, total, before, since) in self._going.items()
         )
         growing = temporary(self._path)
-        growing.write_bytes(msgspec.json.encode(Beat(self._now(), phases)))
-        os.replace(growing, self._path)
+        # A full disk is for the ledgers to tell, which count; this file does not stop a run.
+        with suppress(OSError):
+            growing.write_bytes(msgspec.json.encode(Beat(self._now(), phases)))
+            os.replace(growing, self._path)
 
 
 def beat(run: Path) -> Beat | None:
-    """The last sign of life, None when there is none."""
+    """The last sign of life; None when there is none, or none whole: a power cut may empty what was not synced."""
     path = run / FILE
-    return msgspec.json.decode(path.read_bytes(), type=Beat) if path.exists() else None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Beat)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None

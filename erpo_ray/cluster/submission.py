@@ -7,6 +7,7 @@ configuration are those of the cluster. Ray keeps what a job is given in plain t
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import shlex
@@ -144,6 +145,9 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    # Of an upload of some kilobytes nothing need be told; the client's logger has a level of its own.
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
     if not where.startswith(("http://", "https://")):
         raise UsageError(

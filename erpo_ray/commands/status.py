@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from erpo_ray.commands.common import MEASURES, aligned, measures, metrics, require_run, run_config
+from erpo_ray import documents
+from erpo_ray.commands.common import MEASURES, aligned, measures, metrics, require_run
 from erpo_ray.progress import lasting
 from erpo_ray.pulse import Beat, Going, beat
 from erpo_ray.rundir.lines import json_object, ledger_rows
@@ -123,8 +124,10 @@ def _failed(failed: Failed) -> list[tuple[str, str]]:
 
 
 def _workers(run: Path) -> dict[str, int]:
-    cluster = run_config(run).cluster
-    return {role: getattr(cluster, f"{role}_workers") for role in ("rollout", "judge", "train")}
+    """As the resolved configuration has them; read as plain YAML, since a run of an older version is shown too."""
+    cluster = documents.read(run / "config.yaml").data.get("cluster", {})
+    names = {role: f"{role}_workers" for role in ("rollout", "judge", "train")}
+    return {role: cluster[name] for role, name in names.items() if name in cluster}
 
 
 def _going(phase: Going) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from erpo_ray.commands.status import line
-from erpo_ray.pulse import Beat, Going, Pulse, Tick, beat
+from erpo_ray.pulse import FILE, Beat, Going, Pulse, Tick, beat
 
 
 class Clock:
@@ -81,3 +81,16 @@ def test_a_phase_that_fails_leaves_no_sign_of_going_on(tmp_path: Path) -> None:
 def test_without_progress_there_is_no_rate() -> None:
     assert line(Going("rollouts", 0, 10, 0, 3.0)) == "rollouts 0/10"
     assert Going("rollouts", 4, 10, 4, 3.0).left_s is None
+
+
+def test_a_directory_that_takes_no_file_stops_no_run(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    with Pulse(gone).phase(silent)("rollouts", 10) as tick:
+        tick(1)
+    assert beat(gone) is None
+
+
+@pytest.mark.parametrize("held", [b"", b'{"written": 1', b"[]"])
+def test_a_sign_that_is_not_whole_is_none(tmp_path: Path, held: bytes) -> None:
+    (tmp_path / FILE).write_bytes(held)
+    assert beat(tmp_path) is None

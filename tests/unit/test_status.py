@@ -16,7 +16,9 @@ from erpo_ray.types import Failure, Verdict, encode
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    (tmp_path / "config.yaml").write_text("cluster: {rollout_workers: 3}\n")
+    (tmp_path / "config.yaml").write_text(
+        "cluster: {rollout_workers: 3, judge_workers: 1, train_workers: 1, gone: 2}\n"
+    )
     tell(tmp_path, state="running", stage="01-prefer", phase="rollouts", pid=7, host="far")
     return tmp_path
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dashboard_server import TOKEN, serving
 
 from erpo_ray import settings
 from erpo_ray.cli import main
@@ -17,6 +22,7 @@ from erpo_ray.cluster.submission import Sent, attempt, entrypoint, run_id
 from erpo_ray.config import Cluster, Config, Prefer
 from erpo_ray.errors import UsageError
 
+ROOT = Path(__file__).parents[2]
 DIR = "/mnt/shared/runs/first"
 
 
@@ -158,3 +164,52 @@ def test_an_address_has_to_be_that_of_a_dashboard(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(UsageError, match="found '10.0.0.1:6379'; give the dashboard"):
         submission.find(DIR, "")
+
+
+# Ray's own client, on a dashboard that wants a token
+
+
+def erpo(*arguments: str, token: str = "", home: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own: Ray reads its token once."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {"HOME": str(home)}
+    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-m", "erpo_ray", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+def test_the_command_hands_a_run_over_with_the_token_and_finds_it_again(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("name: mine\n")
+    with serving() as server:
+        where = ("--address", server.url)
+        send = ("submit", str(tmp_path / "c.yaml"), "--run-dir", DIR, *where)
+        refused = erpo(*send, home=tmp_path)
+        assert refused.returncode == 3 and server.jobs == []
+        assert "does not take our token" in refused.stderr and "Traceback" not in refused.stderr
+
+        sent = erpo(*send, token=TOKEN, home=tmp_path)
+        assert (sent.returncode, sent.stderr) == (0, "")
+        (job,) = server.jobs
+        name = run_id(Config(name="mine"), DIR) + "-a1"
+        assert (job["submission_id"], job["entrypoint"]) == (name, entrypoint(DIR))
+        assert set(job["runtime_env"]) <= {"working_dir", "_ray_commit"}
+        assert list(server.files()) == ["config.yaml"] and sum(map(len, server.packages.values())) < 4096
+        assert TOKEN not in json.dumps(job) and TOKEN.encode() not in server.files()["config.yaml"]
+
+        again = erpo(*send, token=TOKEN, home=tmp_path)
+        assert again.stdout.startswith(f"already there: {name} is RUNNING") and len(server.jobs) == 1
+
+        shown = erpo("status", DIR, *where, token=TOKEN, home=tmp_path)
+        assert shown.stdout.splitlines() == [
+            f"job        {name}",
+            "state      RUNNING",
+            "at work",
+            "",
+            "rollouts: 0/480",
+            "rollouts: 120/480, 3.1/s, 1:56 left",
+        ]
+
+
+def test_a_dashboard_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    told = erpo("status", DIR, "--address", "http://127.0.0.1:9", home=tmp_path)
+    assert told.returncode == 3
+    assert told.stderr == "erpo: no dashboard answers at http://127.0.0.1:9; is its tunnel open?\n"
