@@ -14,6 +14,7 @@ from erpo_ray import preflight
 from erpo_ray.cli import main
 from erpo_ray.config import Config
 from erpo_ray.errors import UsageError
+from erpo_ray.methods import METHODS
 from erpo_ray.rundir import RunDir
 from erpo_ray.settings import load
 
@@ -239,7 +240,7 @@ def test_good_input_passes_all_checks(here: Path) -> None:
 
 
 def test_an_unknown_method_is_refused_without_a_file_too() -> None:
-    with pytest.raises(UsageError, match="key `method`: found 'x' .*known methods: erpo"):
+    with pytest.raises(UsageError, match=f"key `method`: found 'x' .*known methods: {', '.join(sorted(METHODS))}"):
         preflight.method(Config(method="x"))
 
 
