@@ -176,7 +176,7 @@ def test_a_step_behind_its_prefix_has_the_margin_of_the_whole(policy: Path) -> N
 def test_an_objective_without_reference_starts_at_a_margin_of_its_own(policy: Path, tmp_path: Path) -> None:
     rows, steps = tiny.pairs(8), []
     simpo = Objective(beta=2.0, reference="none", per_token=True, target=0.5)
-    training = replace(PLAIN, epochs=2)
+    training = replace(PLAIN, epochs=4)
     prefer(policy, policy, rows, simpo, training, tmp_path / "out", None, lambda *step: steps.append(step[2]))
     logps = sequence_logps(models.load(policy), pairs(rows, 64), 4, bf16=False)
     margins = [
@@ -185,7 +185,7 @@ def test_an_objective_without_reference_starts_at_a_margin_of_its_own(policy: Pa
     ]
     assert abs(sum(margins)) > 0.1
     assert steps[0]["margin"] == pytest.approx(sum(margins) / 8, abs=1e-3)
-    assert steps[1]["margin"] > steps[0]["margin"]
+    assert steps[-1]["margin"] > steps[0]["margin"]
 
 
 def test_a_reference_that_is_not_the_start_stops_the_run(
