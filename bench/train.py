@@ -149,17 +149,20 @@ def floor(model: Path, case: str, steps: int) -> float:
     ]
     batch = packed.pack(rows)
     count, projected = batch["input_ids"].numel(), len(batch["predicts"])
-    policy: Any = models.load(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy: Any = models.load(model, device=device)
     optimiser = torch.optim.AdamW(policy.parameters(), lr=1e-5, fused=True)
-    ids = torch.randint(0, 1000, (len(rows), count // len(rows)))
+    ids = torch.randint(0, 1000, (len(rows), count // len(rows)), device=device)
     ends = []
     for _ in range(steps):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             hidden = policy.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[:projected]
             logits = policy.lm_head(hidden)
         (-target_logps(logits, ids.flatten()[:projected])).mean().backward()
         optimiser.step()
         optimiser.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
         ends.append(time.monotonic())
     return seconds(ends)
 

@@ -230,6 +230,7 @@ class Training:
     max_steps: int = -1
     save_steps: int = 0
     gradient_checkpointing: bool = False
+    shard: bool = False
     freeze_layers: int = 0
     bf16: bool = True
     lora_rank: int = 0

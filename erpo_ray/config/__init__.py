@@ -128,6 +128,10 @@ class Fit(Section):
     save_steps: int = Field(default=0, ge=0)
     """Optimiser steps between resumable checkpoints; 0 keeps none."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of holding them: about a third more time."""
+    shard: bool = False
+    """Split weights, gradients and optimiser state over the training workers (FSDP2), for a model that fits no GPU of
+    theirs as a whole while it trains."""
     freeze_layers: int = Field(default=0, ge=0)
     """Lowest decoder layers left as they are, and the embeddings with them: their backward pass is saved."""
     lora_rank: int = Field(default=0, ge=0)
@@ -326,4 +330,8 @@ class Config(Section):
                 raise ValueError(
                     f"{name} ({tokens}) leaves no room for a prompt in model.max_length ({self.model.max_length})"
                 )
+        alone = self.backend == "inprocess" or self.cluster.train_workers == 1
+        for name, fit in {"imitate.fit.shard": self.imitate.fit, "prefer.fit.shard": self.prefer.fit}.items():
+            if fit.shard and alone:
+                raise ValueError(f"{name} splits a model over training workers; raise cluster.train_workers above 1")
         return self

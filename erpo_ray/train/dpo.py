@@ -116,7 +116,8 @@ def prefer(
     start, behind = version(policy_dir), version(reference_dir)
     with fit.all_cores(), fit.directory(work) as folder:
         args = DPOConfig(
-            **fit.arguments(training, folder, keep=bool(work and training.save_steps)), precompute_ref_log_probs=True
+            **fit.arguments(training, folder, keep=bool(work and training.save_steps)),
+            precompute_ref_log_probs=not training.shard,
         )
         model = models.load(policy_dir, device=args.device)
         free = objective.reference == "none"
@@ -132,7 +133,9 @@ def prefer(
         columns = _columns(data, scored)
         trainer = PreferTrainer(
             models.freeze(model, training.freeze_layers),
-            args=args,
+            # Under FSDP TRL would load a second model to score rows with that are scored already.
+            models.hollow(model) if training.shard and not training.lora_rank else None,
+            args,
             train_dataset=columns,
             data_collator=partial(_collate, collator(model)),
             processing_class=models.tokenizer(policy_dir),

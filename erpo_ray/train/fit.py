@@ -16,8 +16,9 @@ import torch
 import torch.distributed
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.utils import is_torch_tf32_available
 
-from erpo_ray.errors import RunFailed
+from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.telemetry import STEPS, Step, step
 from erpo_ray.train import checkpoints, models
 from erpo_ray.train.forward import completion_logps
@@ -38,6 +39,8 @@ def workers() -> tuple[int, int]:
 def arguments(training: Training, directory: Path, keep: bool) -> dict[str, Any]:
     """Keyword arguments of SFTConfig and DPOConfig for `training`. `keep` writes checkpoints into `directory`."""
     size, passes = micro_batch(training.batch_size, training.micro_batch_size, workers()[1])
+    # accelerate sets it for good, and the next training of this process would be sharded too.
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
     return dict(
         output_dir=str(directory),
         learning_rate=training.learning_rate,
@@ -50,8 +53,12 @@ def arguments(training: Training, directory: Path, keep: bool) -> dict[str, Any]
         max_grad_norm=training.max_grad_norm,
         lr_scheduler_type=training.schedule,
         seed=training.seed,
-        gradient_checkpointing=training.gradient_checkpointing,
+        # FSDP would gather the weights once more for the one that is not its own.
+        gradient_checkpointing=training.gradient_checkpointing and not training.shard,
+        fsdp=training.shard,
+        fsdp_config={"activation_checkpointing": training.gradient_checkpointing},
         bf16=training.bf16,
+        tf32=is_torch_tf32_available() or None,
         use_cpu=not torch.cuda.is_available(),
         optim="adamw_torch_fused",
         max_length=None,
@@ -177,6 +184,8 @@ def run(trainer: TokenExact, work: Path | None, training: Training, report: Repo
     Rank 0 leaves the steps in the file `STEPS` of `work`. Returns `steps`, `seconds` and `tokens_per_second` of this
     call (prompts included, padding not, over all workers), and the loss of the first and the last step.
     """
+    if training.shard and not trainer.is_fsdp_enabled:
+        raise UsageError("fit.shard splits a model over GPUs, and these training workers have none; set it to false")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Watch(training.learning_rate, Path(str(trainer.args.output_dir)) / STEPS, report))
     resume = checkpoints.latest(work, trainer.fingerprint)
@@ -195,6 +204,10 @@ def run(trainer: TokenExact, work: Path | None, training: Training, report: Repo
 
 def finish(trainer: TokenExact, source: Path, out: Path) -> None:
     """Rank 0 writes the trained policy into `out`; every rank returns when it is there."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_fsdp_enabled:
+        weights = trainer.accelerator.get_state_dict(model)
+        model = models.whole(model, weights, source) if trainer.is_world_process_zero() else None
     if trainer.is_world_process_zero():
-        models.save(trainer.accelerator.unwrap_model(trainer.model), source, out)
+        models.save(model, source, out)
     trainer.accelerator.wait_for_everyone()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from erpo_ray.train import packed
+from erpo_ray.train import flex, packed
 from erpo_ray.train.losses import target_logps
 from erpo_ray.train.packed import Batch, Row
 from erpo_ray.train.rows import Sequences
@@ -19,8 +20,9 @@ Collate = Callable[[Sequence[Row]], Batch]
 
 
 def collator(model: Any) -> Collate:
-    """How rows become a batch for this model: packed where its attention can be told what a token sees, else padded."""
-    return packed.pack if packed.takes(model) else pad
+    """How rows become a batch for this model, on its device: packed where its attention can be told what a token sees,
+    else padded."""
+    return partial(packed.pack, whole=flex.takes(model)) if packed.takes(model) else pad
 
 
 def pad(rows: Sequence[Row]) -> Batch:
@@ -57,8 +59,8 @@ def completion_logps(model: nn.Module, batch: Batch, weights: Tensor | None = No
     PEFT): it is called through its own forward.
     """
     plain = _unwrapped(model)
-    inputs = {name: batch[name] for name in ("attention_mask", "position_ids", "levels") if name in batch}
-    if "levels" in batch and plain.config._attn_implementation != packed.ATTENTION:
+    inputs = {name: batch[name] for name in ("attention_mask", "position_ids", "levels", "tree") if name in batch}
+    if "position_ids" in batch and plain.config._attn_implementation != packed.ATTENTION:
         plain.set_attn_implementation(packed.ATTENTION)
     with _only(batch["predicts"], plain):
         logits = model(input_ids=batch["input_ids"], use_cache=False, **inputs).logits

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -57,6 +57,21 @@ def adapter(training: Training) -> LoraConfig | None:
         target_modules=list(training.lora_targets) or "all-linear",
         task_type="CAUSAL_LM",
     )
+
+
+def whole(sharded: Any, weights: Any, source: Path) -> PreTrainedModel | PeftModel:
+    """What `sharded` was before its weights were split over workers, with all of them, on the CPU."""
+    model: Any = load(source)
+    if isinstance(sharded, PeftModel):
+        model = get_peft_model(model, sharded.peft_config["default"])
+    model.load_state_dict(weights)
+    return model
+
+
+def hollow(model: PreTrainedModel) -> PreTrainedModel:
+    """The same architecture without weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(model.config)
 
 
 def save(model: PreTrainedModel | PeftModel, source: Path, out: Path) -> None:

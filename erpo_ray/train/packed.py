@@ -1,8 +1,8 @@
 """A tree of segments as one packed forward pass: no padding in any layer but attention, no token computed twice.
 
 Attention is a function of our own behind transformers' interface for such, so the models stay theirs. It looks at each
-segment together with the path above it: a segment that many rows share is computed once, its keys and values are seen
-by all of them, and gradients of all of them flow back into it.
+segment together with the path above it, level by level or, on a GPU, all in one call (`flex`). A segment that many rows
+share is computed once, its keys and values are seen by all of them, and gradients of all of them flow back into it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from erpo_ray.train import flex
 from erpo_ray.train.tree import Tree, plant
 
 Batch = dict[str, Any]
@@ -25,10 +26,11 @@ SHORT = 512
 """Up to this many keys plain attention beats the fused one on a CPU, whose bf16 backward pass is slow there."""
 
 
-def pack(rows: Sequence[Row]) -> Batch:
+def pack(rows: Sequence[Row], whole: bool = False) -> Batch:
     """(context, completion) rows as one pass.
 
-    input_ids, position_ids: (1, tokens). levels: of each depth of the tree a dict of
+    input_ids, position_ids: (1, tokens). Where attention takes the row as a whole, tree: what `flex.layout` gives; else
+    levels: of each depth of the tree a dict of
 
     - queries: (segments, longest), positions in the pass; what pads them is position 0,
     - real: same shape, false on padding,
@@ -48,7 +50,7 @@ def pack(rows: Sequence[Row]) -> Batch:
     return {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
-        "levels": [_level(tree, offsets, level) for level in range(depth)],
+        **({"tree": flex.layout(tree)} if whole else {"levels": [_level(tree, offsets, at) for at in range(depth)]}),
         **_losses(tree, offsets),
     }
 
@@ -118,9 +120,12 @@ def attend(
     scaling: float,
     dropout: float = 0.0,
     levels: Sequence[Batch] = (),
+    tree: dict[str, Tensor] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """query: (1, heads, tokens, size); key, value: (1, key heads, tokens, size). Returns (1, tokens, heads, size)."""
+    if tree is not None:
+        return flex.attend(query, key, value, tree, scaling), None
     q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
     found = []
     for level in levels:

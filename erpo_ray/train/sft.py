@@ -52,13 +52,14 @@ def imitate(
     """
     data = examples(rows, training.max_length)
     with fit.all_cores(), fit.directory(work) as folder:
-        model = models.freeze(models.load(policy_dir), training.freeze_layers)
+        args = SFTConfig(
+            **fit.arguments(training, folder, keep=bool(work and training.save_steps)),
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+        model = models.freeze(models.load(policy_dir, device=args.device), training.freeze_layers)
         trainer = ImitateTrainer(
             model,
-            SFTConfig(
-                **fit.arguments(training, folder, keep=bool(work and training.save_steps)),
-                dataset_kwargs={"skip_prepare_dataset": True},
-            ),
+            args,
             train_dataset=_columns(data),
             data_collator=partial(_collate, collator(model)),
             processing_class=models.tokenizer(policy_dir),

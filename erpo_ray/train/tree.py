@@ -48,6 +48,22 @@ class Tree:
             index = self.segments[index].parent
         return found[::-1]
 
+    def intervals(self) -> list[tuple[int, int]]:
+        """(entry, exit) of each segment in a depth-first walk: s lies on the path to t exactly where
+        entry(s) <= entry(t) < exit(s)."""
+        below = [1] * len(self.segments)
+        for index in reversed(range(len(self.segments))):
+            if (parent := self.segments[index].parent) >= 0:
+                below[parent] += below[index]
+        free = {-1: 0}
+        found: list[tuple[int, int]] = []
+        for index, segment in enumerate(self.segments):
+            entry = free[segment.parent]
+            free[segment.parent] = entry + below[index]
+            free[index] = entry + 1
+            found.append((entry, entry + below[index]))
+        return found
+
 
 @dataclass(slots=True)
 class _Node:

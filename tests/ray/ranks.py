@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch.distributed
+from accelerate import Accelerator, DistributedType, PartialState
 
+from erpo_ray.errors import UsageError
 from erpo_ray.train.dpo import prefer
 from erpo_ray.train.sft import imitate
 from erpo_ray.types import Objective, Training
 
 
 def work(rank: int, world: int, port: int, policy: Path, rows: tuple, training: Training, out: Path, results) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    join(rank, world, port)
     steps: list[dict[str, float]] = []
     examples, pairs = rows
     imitated = imitate(policy, examples, training, out / "imitate")
@@ -37,5 +33,65 @@ def work(rank: int, world: int, port: int, policy: Path, rows: tuple, training: 
         out / "kept",
     )
     results.put((rank, imitated, preferred, steps))
+    leave()
+
+
+def shard(rank: int, world: int, port: int, policy: Path, rows: tuple, training: Training, out: Path, results) -> None:
+    """Each training as DDP does it and sharded, and what is told of a sharded one without GPUs."""
+    join(rank, world, port)
+    examples, pairs = rows
+    objective = Objective(beta=0.1, nll=0.1)
+    lora = replace(training, lora_rank=4, lora_alpha=8, lora_targets=("q_proj", "up_proj"))
+    held: list[tuple[int, int]] = []
+    refused = ""
+    try:
+        imitate(policy, examples, replace(training, shard=True), out / "refused")
+    except UsageError as error:
+        refused = str(error)
+    for name, sharded in (("ddp", False), ("fsdp", True)):
+        if sharded:
+            take_for_gpus(held)
+        full, adapter = replace(training, shard=sharded), replace(lora, shard=sharded)
+        imitate(policy, examples, full, out / name / "imitate", out / name / "work")
+        prefer(policy, policy, pairs, objective, full, out / name / "prefer")
+        prefer(policy, policy, pairs, objective, replace(adapter, gradient_checkpointing=True), out / name / "lora")
+    steps: list[int] = []
+    again = replace(training, shard=True)
+    imitate(policy, examples, again, out / "again", out / "fsdp/work", lambda step, *_: steps.append(step))
+    # What it leaves in the environment shards no later training.
+    imitate(policy, examples, training, out / "after")
+    results.put((rank, held, steps, refused))
+    leave()
+
+
+def take_for_gpus(held: list[tuple[int, int]]) -> None:
+    """accelerate shards on GPUs only: it takes these ranks for such, on the device `cpu`. `held` gets (local, all)."""
+    os.environ |= {"ACCELERATE_TORCH_DEVICE": "cpu", "ACCELERATE_BYPASS_DEVICE_MAP": "true"}
+    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+    prepare = Accelerator._prepare_fsdp2
+
+    def prepared(self: Accelerator, *parts: Any) -> Any:
+        found = prepare(self, *parts)
+        weights = [weight for part in found if isinstance(part, torch.nn.Module) for weight in part.parameters()]
+        if weights:
+            held.append((sum(w.to_local().numel() for w in weights), sum(w.numel() for w in weights)))
+        return found
+
+    Accelerator._prepare_fsdp2 = prepared
+
+
+def join(rank: int, world: int, port: int) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+
+
+def leave() -> None:
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

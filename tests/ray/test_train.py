@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import math
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty
+from typing import Any
 
 import pytest
 import ranks
@@ -340,22 +344,29 @@ def test_the_canary_reads_the_weights_on_disk(policy: Path, tmp_path: Path) -> N
     assert max(abs(new - old) for new, old in zip(after, found, strict=True)) > 0.1
 
 
+def two_ranks(work: Callable[..., None], *arguments: Any) -> list[tuple]:
+    """What both processes put into the queue they are given last, by rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = torch.multiprocessing.get_context("spawn").Queue()
+    processes = torch.multiprocessing.spawn(work, (2, port, *arguments, results), nprocs=2, join=False)
+    found: list[tuple] = []
+    while len(found) < 2:
+        processes.join(timeout=0.1)  # raises what a process died of
+        with suppress(Empty):
+            found.append(results.get(timeout=1))
+    while not processes.join(timeout=60):
+        pass
+    return sorted(found, key=lambda result: result[0])
+
+
 def test_two_workers_end_where_one_does(policy: Path, tmp_path: Path) -> None:
     training = replace(PLAIN, epochs=2, save_steps=3)
     rows = tiny.examples(16), tiny.pairs(16)
     alone = imitate(policy, rows[0], training, tmp_path / "alone/imitate")
     alone_preferred = prefer(policy, policy, rows[1], PREFER, training, tmp_path / "alone/prefer")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = torch.multiprocessing.spawn(
-        ranks.work, (2, port, policy, rows, training, tmp_path / "two", results), nprocs=2, join=False
-    )
-    found = sorted((results.get(timeout=300) for _ in range(2)), key=lambda result: result[0])
-    while not processes.join(timeout=60):
-        pass
+    found = two_ranks(ranks.work, policy, rows, training, tmp_path / "two")
     (_, imitated, preferred, steps), (_, imitated_too, preferred_too, silent) = found
     assert steps[0]["sigmoid"] == pytest.approx(math.log(2), abs=1e-6)
     assert len(steps) == 4 and silent == []
@@ -368,3 +379,18 @@ def test_two_workers_end_where_one_does(policy: Path, tmp_path: Path) -> None:
     # The first keeps what both have scored, each once.
     (kept,) = (tmp_path / "two" / "kept").iterdir()
     assert len(kept.read_bytes().splitlines()) == 2 * len(rows[1])
+
+
+def test_sharded_weights_end_where_whole_ones_do(policy: Path, tmp_path: Path) -> None:
+    training = replace(PLAIN, epochs=2, save_steps=3)
+    rows = tiny.examples(16), tiny.pairs(16)
+    (_, held, steps, refused), (_, held_too, *_) = two_ranks(ranks.shard, policy, rows, training, tmp_path)
+    for (local, whole), (local_too, _) in zip(held, held_too, strict=True):
+        assert local + local_too == whole and local < 0.6 * whole
+    assert len(held) == 4
+    assert "fit.shard splits a model over GPUs" in refused
+    for stage in ("imitate", "prefer", "lora"):
+        assert same(tmp_path / "ddp" / stage, tmp_path / "fsdp" / stage, atol=5e-3)
+        assert not same(tmp_path / "ddp" / stage, policy, atol=5e-3)
+    assert steps == [] and same(tmp_path / "fsdp/imitate", tmp_path / "again")
+    assert same(tmp_path / "ddp/imitate", tmp_path / "after")

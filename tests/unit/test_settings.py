@@ -96,6 +96,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
         ("zzzqqq: 1\n", ("run.yaml:1: key `zzzqqq`", "known here: name, method, seed")),
         ("data:\n  train:\n  - path: x\n  - limit: 2\n", ("run.yaml:4: key `data.train.1.path`: missing", "JSONL")),
         ("prefer: {draw: {max_tokens: 2000}}\n", ("run.yaml:1: key `prefer.draw.max_tokens`", "no room for a prompt")),
+        ("prefer: {fit: {shard: true}}\n", ("run.yaml:1: key `prefer.fit.shard`", "raise cluster.train_workers")),
     ],
 )
 def test_a_fault_says_what_is_known_of_the_key(tmp_path: Path, text: str, parts: tuple[str, ...]) -> None:

@@ -37,6 +37,16 @@ def test_segments_stand_level_by_level_behind_their_parents(rows: Rows) -> None:
 
 
 @given(ROWS)
+def test_an_interval_holds_those_of_the_segments_below_and_no_other(rows: Rows) -> None:
+    tree = plant(rows)
+    intervals = tree.intervals()
+    assert sorted(entry for entry, _ in intervals) == list(range(len(intervals)))
+    for below, (own, _) in enumerate(intervals):
+        on_path = [above for above, (entry, exit) in enumerate(intervals) if entry <= own < exit]
+        assert sorted(on_path) == sorted(tree.path(below))
+
+
+@given(ROWS)
 def test_no_more_is_computed_than_without_sharing(rows: Rows) -> None:
     assert plant(rows).tokens <= sum(len(context) + len(completion) for context, completion in set(rows))
 
