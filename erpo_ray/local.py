@@ -65,8 +65,10 @@ class _Alone:
     def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
         return [self._served().logprobs(prompt_ids, completion_ids)]
 
-    def trainer_logprobs(self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
-        return self._judge.logprobs(policy.path, prompt_ids, completion_ids)
+    def trainer_logprobs(
+        self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]
+    ) -> Callable[[], list[float]]:
+        return partial(self._judge.logprobs, policy.path, prompt_ids, completion_ids)
 
     def advance(self, worker: int, requests: Sequence[Request]) -> Callable[[], list[Any]]:
         return partial(self._served().advance, requests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -61,14 +61,21 @@ class RayCrew:
         """Of every rollout worker."""
         return self._get([worker.logprobs.remote(prompt_ids, completion_ids) for worker in self._rollout])
 
-    def trainer_logprobs(self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
-        """As the trainer sees the policy's files."""
+    def trainer_logprobs(
+        self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]
+    ) -> Callable[[], list[float]]:
+        """As the trainer sees the policy's files; computed from now on."""
         call = policy.path, prompt_ids, completion_ids
-        try:
-            return ray.get(self._judge[0].logprobs.remote(*call), timeout=CALL_DEADLINE_S)
-        except RayActorError:
-            self.replace_judge(0)
-            return self._get([self._judge[0].logprobs.remote(*call)])[0]
+        begun = self._judge[0].logprobs.remote(*call)
+
+        def wait() -> list[float]:
+            try:
+                return ray.get(begun, timeout=CALL_DEADLINE_S)
+            except RayActorError:
+                self.replace_judge(0)
+                return self._get([self._judge[0].logprobs.remote(*call)])[0]
+
+        return wait
 
     def advance(self, worker: int, requests: Sequence[Request]) -> Any:
         return self._rollout[worker].advance.remote(requests)

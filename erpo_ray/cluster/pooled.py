@@ -32,8 +32,10 @@ class ServingCrew(Crew, Protocol):
         """Of every rollout worker."""
         ...
 
-    def trainer_logprobs(self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
-        """As the trainer sees the policy's files."""
+    def trainer_logprobs(
+        self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]
+    ) -> Callable[[], list[float]]:
+        """As the trainer sees the policy's files: a call, which may be computed while the engines load them."""
         ...
 
     def close(self) -> None:
@@ -57,13 +59,14 @@ class PooledBackend(ABC):
 
     def prepare(self, policy: Policy) -> None:
         """Every rollout worker serves `policy` and has proved it against the trainer's numbers. RunFailed otherwise."""
-        self._crew.serve(policy)
         if self._proved and self._proved.version == policy.version:
+            self._crew.serve(policy)
             return
         renderer = Renderer(policy.path)
         tokens = renderer.render(canary.PROMPT), renderer.encode_completion(canary.COMPLETION)
-        engines = self._crew.engine_logprobs(*tokens)
-        trainer = self._crew.trainer_logprobs(policy, *tokens)
+        computed = self._crew.trainer_logprobs(policy, *tokens)
+        self._crew.serve(policy)
+        engines, trainer = self._crew.engine_logprobs(*tokens), computed()
         tolerance = self._config.cluster.canary_tolerance
         proofs = [canary.prove(policy, engine, trainer, self._proved, tolerance) for engine in engines]
         self._proved = proofs[0]

@@ -196,7 +196,7 @@ def test_examples_train_too_in_a_new_group_where_the_last_one_failed(
 def test_weights_other_than_the_policys_stop_the_run(backend: RayBackend, smol: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(backend, "_proved", None)
     monkeypatch.setattr(
-        backend._workers, "trainer_logprobs", lambda policy, prompt, completion: [-9.0] * len(completion)
+        backend._workers, "trainer_logprobs", lambda policy, prompt, completion: lambda: [-9.0] * len(completion)
     )
     with pytest.raises(RunFailed, match="engine and trainer differ by"):
         backend.prepare(backend.policy(smol))
