@@ -18,6 +18,8 @@ BENCHES = (
     "driver.py",
     "startup.py",
     f"train.py {MODEL}",
+    f"rollout.py {MODEL}",
+    f"round.py {MODEL}",
     f"evaluate.py {MODEL} {SEEDS}/violence.jsonl {SEEDS}/everyday.jsonl --limit 150 --rounds 5",
 )
 

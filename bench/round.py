@@ -70,7 +70,7 @@ def ours(start: Path, config: Config, folder: Path, begun: float) -> Ours:
 def generated(start: Path, config: Config, prompts: Sequence[Prompt]) -> list[Candidate]:
     """The script's first step."""
     # As shipped: the engine in a process of its own.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     from vllm import LLM, SamplingParams
 
     draw, cluster = config.prefer.draw, config.cluster
