@@ -85,6 +85,8 @@ def generated(start: Path, config: Config, prompts: Sequence[Prompt]) -> list[Ca
     )  # fmt: skip
     messages: Any = [_message("user", prompt.text) for prompt in prompts]
     outputs: Any = engine.chat(messages, sampling, use_tqdm=False)
+    # Left to itself it outlives the function, and a child of a process pool then waits for it for ever.
+    engine.llm_engine.engine_core.shutdown()
     return [
         Candidate(identity(prompt.id, k), prompt.id, k, tuple(one.token_ids), one.text, one.finish_reason, "scripted")
         for prompt, output in zip(prompts, outputs, strict=True)
