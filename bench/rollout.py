@@ -31,7 +31,7 @@ from table import Measure, end
 from erpo_ray import environment, rules, settings
 from erpo_ray.config import Config
 from erpo_ray.prompts import mixing
-from erpo_ray.types import Candidate, Prompt, Request, Sampling, Scores, Verdict
+from erpo_ray.types import Candidate, Prompt, Request, Sampling, Scores, Verdict, identity
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 GOAL, GOAL_IN_PLACE = 0.97, 1 / 15
@@ -120,10 +120,10 @@ def pooled(model: Path, other: Path, prompts: Sequence[Prompt], config: Config) 
         first, second = backend.policy(model), backend.policy(other)
         backend.prepare(first)
         warm = Request(Prompt("warm", WARM), renderer.render(WARM), (0,), Sampling(1.0, WARM_TOKENS))
-        list(backend.rollouts([warm], (), "bench", "warm"))
+        list(backend.rollouts([warm], (), identity))
         requests = [Request(prompt, renderer.render(prompt.text), samples, sampling) for prompt in prompts]
         begun = time.monotonic()
-        found = list(backend.rollouts(requests, (), "bench", "rollout"))
+        found = list(backend.rollouts(requests, (), identity))
         drawn = Drawn(sum(len(one.token_ids) for one in found if isinstance(one, Candidate)), time.monotonic() - begun)
         loads = [_seconds(backend.prepare, second if turn % 2 == 0 else first) for turn in range(LOADS)]
         crew.replace_rollout(0)
