@@ -52,6 +52,8 @@ class PooledBackend(ABC):
     def __init__(self, config: Config, crew: ServingCrew, progress: Progress) -> None:
         self._config, self._crew, self._progress = config, crew, progress
         self._proved: canary.Canary | None = None
+        # Of the first policy. The later ones have its vocabulary, and a canary is compared with the one before it.
+        self._tokens: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     def policy(self, path: Path) -> Policy:
         """The policy in a model directory."""
@@ -62,8 +64,10 @@ class PooledBackend(ABC):
         if self._proved and self._proved.version == policy.version:
             self._crew.serve(policy)
             return
-        renderer = Renderer(policy.path)
-        tokens = renderer.render(canary.PROMPT), renderer.encode_completion(canary.COMPLETION)
+        if self._tokens is None:
+            renderer = Renderer(policy.path)
+            self._tokens = renderer.render(canary.PROMPT), renderer.encode_completion(canary.COMPLETION)
+        tokens = self._tokens
         computed = self._crew.trainer_logprobs(policy, *tokens)
         self._crew.serve(policy)
         engines, trainer = self._crew.engine_logprobs(*tokens), computed()
