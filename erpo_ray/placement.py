@@ -114,7 +114,7 @@ def _why(nodes: Sequence[Node], need: Need, placed: int) -> str:
     if not allowed:
         return f"{who}: no node has the label {where} (cluster.{need.role}_labels)"
     largest = max(node.gpus for node in allowed)
-    if need.gpus > largest:
+    if need.gpus > max(1, largest):
         return f"{who} needs {need.gpus} GPUs on one node; the largest node has {largest}"
     among = f" with the label {where}" if where else ""
     shape = ", ".join(f"{_some(count, 'node')} of {_some(gpus, 'GPU')}" for gpus, count in sorted(_sizes(allowed)))

@@ -33,12 +33,16 @@ _LOOK_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What the cluster has: `gpu` says whether to use GPUs; `own` is the folder of a cluster we started."""
+    """What the cluster has: `gpu` says whether to use GPUs; `own` is the folder of a cluster we started.
+
+    `asked`: the autoscaler was told what the run needs, and keeps that in mind until `leave`.
+    """
 
     gpu: bool
     nodes: int
     cpus: float
     own: Path | None
+    asked: bool = False
 
 
 def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
@@ -61,13 +65,16 @@ def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
     gpu = resources.get("GPU", 0) > 0 if cluster.gpu is None else cluster.gpu
-    _require_room(cluster, needs(cluster, judges, policy, gpu), own is not None)
+    asked = _require_room(cluster, needs(cluster, judges, policy, gpu), own is not None)
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return Joined(gpu, nodes, resources.get("CPU", 1.0), own)
+    return Joined(gpu, nodes, ray.cluster_resources().get("CPU", 1.0), own, asked)
 
 
 def leave(joined: Joined) -> None:
     """Disconnect; a cluster we started ends, and its folder goes."""
+    if joined.asked and ray.is_initialized():
+        # What was asked for would keep its machines for ever.
+        _ask_for(())
     ray.shutdown()
     if joined.own:
         shutil.rmtree(joined.own, ignore_errors=True)
@@ -118,21 +125,26 @@ def _remote(address: str) -> None:
         ) from error
 
 
-def _require_room(cluster: Cluster, wanted: Sequence[Need], own: bool) -> None:
-    """All workers fit, once the cluster has grown for them if it does so within `cluster.wait_s`."""
+def _require_room(cluster: Cluster, wanted: Sequence[Need], own: bool) -> bool:
+    """All workers fit, once the cluster has grown for them if it does so within `cluster.wait_s`.
+
+    True when it was asked to grow: or to stay as it is, since machines that training has yet to use look idle.
+    """
     waited = 0.0 if own else cluster.wait_s
     until = time.monotonic() + waited
-    if waited and _lack(wanted):
+    if waited:
         _ask_for(wanted)
     while lack := _lack(wanted):
         if time.monotonic() >= until:
-            _ask_for(())
+            if waited:
+                _ask_for(())
             after = f" after {waited:.0f} s" if waited else ""
             raise EnvironmentFault(
                 f"{lack}{after}; ask for fewer workers, add nodes (with cluster.wait_s a run waits for a cluster that "
                 "grows), or set cluster.gpu=false"
             )
         time.sleep(min(_LOOK_S, waited))
+    return waited > 0
 
 
 def _lack(wanted: Sequence[Need]) -> str:

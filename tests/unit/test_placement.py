@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erpo_ray.cluster import start
 from erpo_ray.config import Cluster
+from erpo_ray.errors import EnvironmentFault
 from erpo_ray.placement import Infeasible, Need, Node, bundles, needs, place
 
 SPOT, OWN = {"erpo-role": "rollout"}, {"erpo-role": "train"}
@@ -31,6 +33,11 @@ def test_workers_of_their_own_gpus_add_up() -> None:
     }
     with pytest.raises(Infeasible, match=r"cluster.train_workers=1: room for 0 on the nodes \(1 node of 2 GPUs\)"):
         place([Node("a", 2)], needs(cluster, 0))
+
+
+def test_a_machine_without_gpus_has_room_for_none() -> None:
+    with pytest.raises(Infeasible, match=r"=2: room for 0 on the nodes \(1 node of 0 GPUs\)"):
+        place([Node("a", 0)], needs(Cluster(share_gpu=False, rollout_workers=2), 0))
 
 
 def test_a_judge_with_a_model_has_a_gpu_to_itself() -> None:
@@ -89,6 +96,51 @@ def test_a_growing_cluster_is_asked_once_for_gpus_that_two_roles_share() -> None
     own = Cluster(rollout_workers=4, train_workers=8, share_gpu=False)
     assert [need.role for need in bundles(needs(own, 0))] == ["rollout", "train"]
     assert bundles(needs(shared, 0, gpu=False)) == []
+
+
+class Growing:
+    """A cluster that has room once it was looked at so often; `asked` are the GPUs it was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+        self.looks, self.now, self.asked = looks, 0.0, []
+        monkeypatch.setattr(start, "_lack", self.lack)
+        monkeypatch.setattr(start, "_ask_for", lambda wanted: self.asked.append(sum(need.gpus for need in wanted)))
+        monkeypatch.setattr(start.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(start.time, "sleep", self.sleep)
+
+    def lack(self, wanted: object) -> str:
+        self.looks -= 1
+        return "no room" if self.looks >= 0 else ""
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+WANTED = [Need("rollout", 1)]
+
+
+def test_a_run_waits_for_a_cluster_that_grows_and_has_asked_it_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    growing = Growing(monkeypatch, looks=3)
+    assert start._require_room(Cluster(wait_s=60), WANTED, own=False) is True
+    assert (growing.now, growing.asked) == (15.0, [1])
+
+
+def test_a_run_gives_up_when_the_time_is_over_and_takes_back_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    growing = Growing(monkeypatch, looks=99)
+    with pytest.raises(EnvironmentFault, match="^no room after 12 s; ask for fewer workers, add nodes"):
+        start._require_room(Cluster(wait_s=12), WANTED, own=False)
+    assert (growing.now, growing.asked) == (15.0, [1, 0])
+
+
+@pytest.mark.parametrize(("wait_s", "own"), [(0.0, False), (60.0, True)])
+def test_without_time_or_on_a_cluster_of_its_own_a_run_asks_and_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, wait_s: float, own: bool
+) -> None:
+    growing = Growing(monkeypatch, looks=1)
+    with pytest.raises(EnvironmentFault, match="^no room; ask for fewer workers"):
+        start._require_room(Cluster(wait_s=wait_s), WANTED, own)
+    assert start._require_room(Cluster(wait_s=wait_s), WANTED, own) is False
+    assert (growing.now, growing.asked) == (0.0, [])
 
 
 @given(
