@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     assert not ray.is_initialized()
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    # A job's `python` is the cluster's; here it is that of these tests, whether or not their environment is active.
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     with tempfile.TemporaryDirectory(prefix="erpo-", dir="/tmp") as folder:
         context = ray.init(num_cpus=1, include_dashboard=True, log_to_driver=False, _temp_dir=folder)
         try:
