@@ -59,7 +59,7 @@ class Engine:
         self.version = version
         self.renderer = Renderer(model_dir)
         self._llm: Any = start(model_dir, settings)
-        self._can_sleep, self._asleep = settings.sleep, False
+        self._gpu, self._can_sleep, self._asleep = settings.gpu, settings.sleep, False
         self._open: dict[str, tuple[Request, int, float]] = {}
         self._names = itertools.count()
 
@@ -94,6 +94,8 @@ class Engine:
         """Serve the weights in `model_dir` from now on, in place; forget every cached prefix of the old ones."""
         self._wake()
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model_dir)})
+        if not self._gpu:
+            self._llm.apply_model(_pack_embeddings)
         self._llm.reset_prefix_cache()
         self.version = version
 
@@ -154,6 +156,15 @@ class Engine:
         seconds = round(time.monotonic() - begun, 3)
         text = self.renderer.decode(ids)
         return Finished(prompt_id, sample, ids, text, drawn.finish_reason, self.version, "", seconds, len(given))
+
+
+def _pack_embeddings(model: Any) -> None:
+    """On CPU vLLM multiplies by a packed copy of an embedding that serves as output layer; a reload leaves it stale."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def _params(sampling: Sampling, stop_ids: tuple[int, ...]) -> Any:

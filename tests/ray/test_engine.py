@@ -55,12 +55,13 @@ def engine(smol: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def shifted(smol: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model with its last layer's output changed."""
+    """The model with its last layer's output changed, and the embedding that is its output layer too."""
     out = tmp_path_factory.mktemp("models") / "shifted"
     shutil.copytree(smol, out)
     weights = load_file(out / "model.safetensors")
     name = "model.layers.29.mlp.down_proj.weight"
     weights[name] = weights[name] * -0.5
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"] * 0.8
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     return out
 
