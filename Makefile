@@ -100,7 +100,7 @@ $(TEST_STAMP): $(STAMP)
 test: check $(TEST_STAMP)
 	$(PYTEST) tests/unit -n 2
 	$(PYTEST) tests/ray tests/gpu
-	$(PYTEST) tests/e2e
+	$(PYTEST) tests/e2e tests/hosts
 
 bench: install
 	$(OFFLINE) $(BIN)/python bench/all.py

@@ -6,8 +6,8 @@ Processes of their own, medians over the turns: `erpo --help`, the imports of `e
 command itself is made of), and all of `erpo plan configs/demo.yaml`. That one needs the model's tokenizer; beside it
 stand the packages whose import takes most, as `python -X importtime` tells them (which takes time itself).
 
-With a model also, by turns: `erpo run configs/demo.yaml` in a new directory until its first completion, of one token,
-is in the ledger; and a process that starts one bare vLLM engine with the demo's settings and draws one token.
+With a model also, by turns: `erpo run configs/demo.yaml` in a new directory until its first completion, of 16 tokens at
+most, is in the ledger; and a process that starts one bare vLLM engine with the demo's settings and draws as many.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from erpo_ray import environment
 ROOT = Path(__file__).parents[1]
 GOAL_S, GOAL_STARTS = 0.5, 1.2
 POLL_S, DEADLINE_S = 0.05, 600.0
+TOKENS = 16
+"""The fewest that a configuration allows."""
 HELP = ("-m", "erpo_ray", "--help")
 IMPORTS = ("-c", "import erpo_ray.cli, erpo_ray.commands.plan")
 DEMO = ROOT / "configs" / "demo.yaml"
@@ -64,7 +66,7 @@ def imports(arguments: tuple[str, ...]) -> dict[str, float]:
 
 
 def bare(model: Path) -> None:
-    """One engine, one token."""
+    """One engine, one completion."""
     from vllm import SamplingParams
 
     from erpo_ray import settings
@@ -73,7 +75,8 @@ def bare(model: Path) -> None:
     from erpo_ray.engines.devices import cuda_names
 
     engine = vllm.start(model, engine_settings(settings.load(DEMO), bool(cuda_names())))
-    engine.generate(["My neighbour asks how a lock works."], SamplingParams(max_tokens=1), use_tqdm=False)
+    drawn = SamplingParams(max_tokens=TOKENS, ignore_eos=True)
+    engine.generate(["My neighbour asks how a lock works."], drawn, use_tqdm=False)
 
 
 def first_token(model: Path) -> float:
@@ -81,7 +84,7 @@ def first_token(model: Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "run" / "stages" / "base" / "evaluation_candidates.jsonl"
         command = [sys.executable, "-m", "erpo_ray", "run", str(DEMO), "--run-dir", str(Path(folder) / "run")]
-        changes = [f"model.path={model}", "evaluate.max_tokens=1", "evaluate.per_source=2"]
+        changes = [f"model.path={model}", f"evaluate.max_tokens={TOKENS}", "evaluate.per_source=1"]
         begun = time.perf_counter()
         with subprocess.Popen([*command, *changes], cwd=ROOT, stdout=subprocess.DEVNULL) as run:
             try:
