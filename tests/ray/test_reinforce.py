@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import tiny
 import torch
+from test_train import two_ranks
 from transformers import AutoModelForCausalLM
 
 from erpo_ray.errors import RunFailed, UsageError
@@ -193,6 +195,17 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(policy: Path, 
     found = reinforce(policy, policy, rows, GRPO, training, tmp_path / "out", tmp_path / "work")
     assert found["steps"] == 6
     assert same(tmp_path / "whole", tmp_path / "out")
+
+
+def test_two_workers_end_where_one_does(policy: Path, tmp_path: Path) -> None:
+    rows, training = tiny.advantages(8), replace(PLAIN, epochs=2)
+    alone = reinforce(policy, policy, rows, GRPO, training, tmp_path / "alone")
+    (_, found), (_, found_too) = two_ranks(ranks.gradient, policy, rows, GRPO, training, tmp_path / "two")
+    assert found["loss_last"] == found_too["loss_last"] == pytest.approx(alone["loss_last"], abs=2e-2)
+    assert found["kl"] == pytest.approx(alone["kl"], abs=2e-2)
+    assert same(tmp_path / "alone", tmp_path / "two/policy", atol=5e-3)
+    (kept,) = (tmp_path / "two/kept").iterdir()
+    assert len(kept.read_bytes().splitlines()) == len(rows)
 
 
 def test_a_lora_is_merged(policy: Path, tmp_path: Path) -> None:

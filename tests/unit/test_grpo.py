@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -14,10 +15,11 @@ from erpo_ray import estimate, rules
 from erpo_ray.config import Config
 from erpo_ray.config.reinforce import Reinforce
 from erpo_ray.errors import RunFailed, UsageError
+from erpo_ray.explore import Ahead, Name
 from erpo_ray.methods import METHODS
 from erpo_ray.report.read import stage as read_stage
 from erpo_ray.rundir import Files, Ledger, read_rows
-from erpo_ray.types import Advantage, Candidate, LeftOut, Surrogate, Verdict
+from erpo_ray.types import Advantage, Candidate, LeftOut, Prompt, Request, Surrogate, Verdict
 
 
 def advantages(place: Path, stage: str = "01-reinforce") -> list[Advantage]:
@@ -70,6 +72,26 @@ def test_a_round_asks_what_a_prefer_round_would(tmp_path: Path) -> None:
     assert asked[0] == asked[1]
 
 
+def test_trainers_are_told_to_score_tokens_under_the_policy_that_draws(tmp_path: Path) -> None:
+    config = of("grpo")
+    told = []
+
+    class Told(Rote):
+        def rollouts(
+            self,
+            requests: Iterable[Request],
+            unjudged: Sequence[tuple[Prompt, Candidate]],
+            name: Name,
+            ahead: Ahead | None = None,
+        ) -> Iterator[Candidate | Verdict]:
+            if ahead:
+                told.append((ahead.reference and ahead.reference.version, ahead.by_token))
+            yield from super().rollouts(requests, unjudged, name, ahead)
+
+    run(tmp_path, config, Told(config, rules.load("")))
+    assert told == [(None, False), ("skill1", True), ("skill2", True), ("skill3", True)]
+
+
 def test_a_gate_that_rejects_keeps_the_policy_before(tmp_path: Path) -> None:
     config = of("grpo")
     backend = Rote(config, rules.load(""))
@@ -102,9 +124,7 @@ def test_samples_are_never_drawn_ahead() -> None:
 
 
 def test_only_erpo_has_rounds_of_another_kind() -> None:
-    with pytest.raises(
-        ValueError, match=r"rounds\.kind is reinforce, but method is dpo.*set method to erpo, or to grpo"
-    ):
+    with pytest.raises(ValueError, match=r"rounds\.kind is reinforce, but method is dpo.*erpo, or to grpo"):
         Config.model_validate({"method": "dpo", "rounds": {"kind": "reinforce"}})
 
 
