@@ -78,7 +78,8 @@ class Referee:
     ) -> dict[str, float]:
         """Keep the log-probabilities of all completions; return how many there are."""
         with fit.all_cores():
-            found = _scored(lambda: self._model(reference), reference.version, rows, training, folder, by_token)
+            able = fit.able(training)
+            found = _scored(lambda: self._model(reference), reference.version, rows, able, folder, by_token)
         return {"scored": float(sum(map(len, found)))}
 
     def rest(self) -> None:

@@ -78,6 +78,7 @@ def reinforce(
     Returns what `fit.run` returns and, of the last step, `kl`, `clipped` and `surprisal` (`losses.PolicyGradient`).
     Raises UsageError for bad rows, RunFailed when the loss is not a number.
     """
+    training = fit.able(training)
     data = groups(rows, training.max_length)
     start, behind = version(policy_dir), version(reference_dir)
     with fit.all_cores(), fit.directory(work) as folder:
