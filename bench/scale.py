@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from erpo_ray import estimate, scale, settings
 from erpo_ray.config import Config
 from erpo_ray.estimate import GIB, Cost, Shape
 from erpo_ray.methods import METHODS
 from erpo_ray.scale import GPUS, Dims, Memory
+from erpo_ray.types import StageKind
 
 CONFIG = Path(__file__).parents[1] / "configs" / "full_8gpu.yaml"
 ROUND = ("prefer.prompts=20000", "prefer.samples=4", "prefer.max_pairs=20000", "prefer.fit.micro_batch_size=2")
@@ -40,9 +40,7 @@ def main() -> None:
 
 def phases(config: Config, model: Dims) -> list[Cost]:
     """Counts of a run's phases; their seconds are those of a CPU and not used."""
-    stages: list[tuple[str, Literal["imitate", "prefer"]]] = [
-        (stage.name, stage.kind) for stage in METHODS[config.method](config)
-    ]
+    stages: list[tuple[str, StageKind]] = [(stage.name, stage.kind) for stage in METHODS[config.method](config)]
     shape = Shape(int(model.parameters), model.vocabulary)
     return estimate.costs(config, stages, PROMPTS, PROMPTS, EVALUATED, PROMPT_TOKENS, shape, 1)
 
@@ -58,9 +56,9 @@ def memory(config: Config, model: Dims) -> list[tuple[str, ...]]:
     cut = scale.engine_gpus(model, GPU, config.cluster.in_flight, length)
     rows = [_memory(f"engine on {cut}", scale.rollout_memory(model, config.cluster.in_flight, length, cut))]
     lora = config.prefer.fit.model_copy(update={"lora_rank": 64})
-    rows.append(_memory("LoRA, whole", scale.train_memory(model, lora, length, pairs=True)))
+    rows.append(_memory("LoRA, whole", scale.train_memory(model, lora, length, sides=2)))
     for shards in (1, 8, 64):
-        found = scale.train_memory(model, config.prefer.fit, length, pairs=True, shards=shards)
+        found = scale.train_memory(model, config.prefer.fit, length, sides=2, shards=shards)
         rows.append(_memory(f"all weights, cut by {shards}", found))
     return rows
 
@@ -72,7 +70,7 @@ def times(config: Config, model: Dims, costs: Sequence[Cost]) -> list[tuple[str,
     filled = PROMPT_TOKENS + config.prefer.draw.max_tokens / 2
     rows, least = [], 0.0
     for gpus in COUNTS:
-        if scale.train_memory(model, config.prefer.fit, length, pairs=True, shards=gpus).total > GPU.memory_gib:
+        if scale.train_memory(model, config.prefer.fit, length, sides=2, shards=gpus).total > GPU.memory_gib:
             rows.append((str(gpus), "does not fit", *["-"] * 7))
             continue
         engines = gpus // cut

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from erpo_ray.config import Config, Fit
+from erpo_ray.types import StageKind
 
 GIB = 2**30
 
@@ -64,7 +65,7 @@ class Cost:
     """One phase, each figure at most: completions sampled and their tokens, rows and tokens trained on, seconds."""
 
     name: str
-    kind: Literal["imitate", "prefer", "evaluate"]
+    kind: StageKind | Literal["evaluate"]
     completions: int
     sampled_tokens: int
     rows: int
@@ -84,7 +85,7 @@ def shape(model_dir: Path) -> Shape:
 
 def costs(
     config: Config,
-    stages: Sequence[tuple[str, Literal["imitate", "prefer"]]],
+    stages: Sequence[tuple[str, StageKind]],
     harmful: int,
     benign: int,
     evaluated: int,
@@ -105,6 +106,8 @@ def costs(
         if kind == "imitate":
             out.append(_imitate(name, config, harmful, benign, prompt_tokens, speed))
             negatives = config.prefer.negatives
+        elif kind == "reinforce":
+            out.append(_reinforce(name, config, harmful, benign, prompt_tokens, speed))
         else:
             out.append(_prefer(name, config, harmful, benign, prompt_tokens, speed, negatives))
             negatives = 0
@@ -116,11 +119,17 @@ def memory_gib(config: Config, shape: Shape, prompt_tokens: float, rates: Rates 
     """Peak memory on CPU, when engine and trainer are both up."""
     engine = rates.weight_bytes * shape.parameters / GIB + config.cluster.kv_cache_gib + RUNTIME_GIB
     length = prompt_tokens + config.prefer.draw.max_tokens
-    sequences = max(config.imitate.fit.micro_batch_size, 2 * config.prefer.fit.micro_batch_size)
+    sequences = max(config.imitate.fit.micro_batch_size, sides(config) * config.prefer.fit.micro_batch_size)
     # Logits and their gradient in float32 outweigh all other activations at small sizes.
     logits = 2 * 4 * sequences * length * shape.vocabulary / GIB
     trainer = TRAINING_BYTES * shape.parameters / GIB + logits + RUNTIME_GIB
     return config.cluster.rollout_workers * engine + config.cluster.train_workers * trainer
+
+
+def sides(config: Config) -> int:
+    """Completions of a row in the widest of the stages that fit as `prefer` does: a pair's, or all of a prompt."""
+    reinforced = config.method == "grpo" or config.rounds.kind == "reinforce"
+    return config.prefer.samples if reinforced else 2
 
 
 def _imitate(name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: Rates) -> Cost:
@@ -147,14 +156,28 @@ def _prefer(
     name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: Rates, negatives: int
 ) -> Cost:
     settings = config.prefer
-    wanted = settings.explored
-    completions = (min(wanted[0], harmful) + min(wanted[1], benign)) * settings.samples
+    completions = _explored(config, harmful, benign) * settings.samples
     # Reasoning and answer of a pair are a row each.
     parts = 2 if settings.section_weights else 1
     rows = _rows(parts * settings.max_pairs + negatives, settings.fit)
     length = 2 * (prompt_tokens + settings.draw.max_tokens)
     # The reference adds a forward pass, a third of a training step.
     return _cost(name, "prefer", completions, settings.draw.max_tokens, rows, rows * length * 4 / 3, speed)
+
+
+def _reinforce(name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: Rates) -> Cost:
+    settings, prompts = config.prefer, _explored(config, harmful, benign)
+    rows = _rows(prompts, settings.fit)
+    length = prompt_tokens + settings.samples * settings.draw.max_tokens
+    # The policy as it was is scored once, a third of a training step; so is a reference of another version.
+    other = config.reinforce.kl > 0 and config.reinforce.reference != "previous"
+    trained = (rows + prompts * (2 if other else 1) / 3) * length
+    return _cost(name, "reinforce", prompts * settings.samples, settings.draw.max_tokens, rows, trained, speed)
+
+
+def _explored(config: Config, harmful: int, benign: int) -> int:
+    wanted = config.prefer.explored
+    return min(wanted[0], harmful) + min(wanted[1], benign)
 
 
 def _evaluation(name: str, config: Config, evaluated: int, speed: Rates) -> Cost:
@@ -168,7 +191,7 @@ def _rows(available: int, fit: Fit) -> int:
 
 def _cost(
     name: str,
-    kind: Literal["imitate", "prefer", "evaluate"],
+    kind: StageKind | Literal["evaluate"],
     completions: int,
     cap: int,
     rows: int,

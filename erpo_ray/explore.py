@@ -23,6 +23,7 @@ from erpo_ray.types import (
     Policy,
     Prompt,
     Request,
+    Surrogate,
     Training,
     Verdict,
     identity,
@@ -37,13 +38,14 @@ class Ahead:
     """The training that comes after some rollouts: trainers that stand idle may get ready for it meanwhile.
 
     `work` and `kept` are the folders that it will be given; they may not be there yet. With a `reference`,
-    log-probabilities of the candidates under it will be asked for.
+    log-probabilities of the candidates under it will be asked for, with `by_token` those of their tokens.
     """
 
     training: Training
     work: Path
     kept: Path
     reference: Policy | None = None
+    by_token: bool = False
 
 
 class Backend(Protocol):
@@ -94,6 +96,20 @@ class Backend(Protocol):
         kept: Path,
     ) -> dict[str, float]:
         """Train on pairs, as `imitate` does on examples. `kept` keeps what references were asked, over stages."""
+        ...
+
+    def reinforce(
+        self,
+        policy: Policy,
+        reference: Policy,
+        advantages: Path,
+        objective: Surrogate,
+        training: Training,
+        out: Path,
+        work: Path,
+        kept: Path,
+    ) -> dict[str, float]:
+        """Train on advantages of what `policy` sampled, as `prefer` does on pairs."""
         ...
 
     def close(self) -> None: ...

@@ -8,7 +8,7 @@ from functools import partial
 from erpo_ray.methods.base import History, Outcome, Stage, Task
 from erpo_ray.rundir import RunDir
 from erpo_ray.scene import Scene
-from erpo_ray.types import Example, Pair
+from erpo_ray.types import Advantage, Example, Pair
 
 
 def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tuple[Outcome, ...]:
@@ -20,19 +20,22 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
         history = History((scene.base(s, task),))
     named = [(f"{number:02d}-{stage.name}", stage) for number, stage in enumerate(stages)]
     for number, (name, stage) in enumerate(named, 1):
-        if stage.kind == "prefer" and stage.over(history):
+        if stage.kind != "imitate" and stage.over(history):
             break
         with run.stage(name) as s:
             groups = scene.explorer(s, stage, task, history)
+            negatives = history.negatives
             if stage.kind == "imitate":
                 examples = scene.rows(s, "examples.jsonl", Example, groups, partial(stage.examples, task))
                 negatives = s.once("negatives.jsonl", Pair, partial(stage.negatives, task, examples))
                 policy = scene.imitate(s, stage, history)
-            else:
-                negatives = history.negatives
+            elif stage.kind == "prefer":
                 scene.rows(s, "pairs.jsonl", Pair, groups, partial(stage.pairs, task, history))
                 meanwhile = partial(scene.draw_ahead, s, task, history, *named[number : number + 1])
                 policy = scene.prefer(s, stage, history, meanwhile)
+            else:
+                scene.rows(s, "advantages.jsonl", Advantage, groups, partial(stage.advantages, task, history))
+                policy = scene.reinforce(s, stage, history)
             outcome = scene.judge(s, stage, history, policy, groups)
         history = History((*history.outcomes, outcome), negatives)
     return history.outcomes

@@ -162,9 +162,14 @@ def collect(
     return kept, sorted(left_out, key=lambda left: (left.id, left.reason))
 
 
-def usable(group: Group, settings: Prefer, max_tokens: int | None, traced: bool) -> tuple[list[Item], list[LeftOut]]:
-    """The candidates that can stand in a pair, in an order of their own, and why the others cannot."""
-    items: dict[tuple[str, ...], Item] = {}
+def usable(
+    group: Group, settings: Prefer, max_tokens: int | None, traced: bool, distinct: bool = True
+) -> tuple[list[Item], list[LeftOut]]:
+    """The candidates that can be compared, in an order of their own, and why the others cannot.
+
+    `distinct`: of those that say the same only the first.
+    """
+    items: dict[object, Item] = {}
     left_out: list[LeftOut] = []
     judged = zip(group.candidates, group.verdicts, strict=True)
     ranked = sorted(
@@ -172,6 +177,7 @@ def usable(group: Group, settings: Prefer, max_tokens: int | None, traced: bool)
     )
     for candidate, verdict in ranked:
         words = tuple(candidate.text.casefold().split())
+        key = words if distinct else candidate.id
         tokens = len(group.prompt_ids) + len(candidate.token_ids)
         if verdict.candidate_id != candidate.id:
             reason = f"its verdict belongs to {verdict.candidate_id}"
@@ -181,12 +187,12 @@ def usable(group: Group, settings: Prefer, max_tokens: int | None, traced: bool)
             reason = f"the judges disagree: {'; '.join(note.removeprefix(f'{DISAGREEMENT}:') for note in told)}"
         elif max_tokens is not None and tokens > max_tokens:
             reason = f"{tokens} tokens with the prompt, the limit is {max_tokens}"
-        elif words in items:
-            reason = f"says the same as {items[words].candidate.id}"
+        elif key in items:
+            reason = f"says the same as {items[key].candidate.id}"
         else:
             whole = _whole(candidate, verdict, traced)
             kind = _kind(group.prompt.label, verdict, verdict.scores, whole, settings.min_utility)
-            items[words] = Item(candidate, words, verdict.scores, verdict.refused, kind, whole)
+            items[key] = Item(candidate, words, verdict.scores, verdict.refused, kind, whole)
             continue
         left_out.append(LeftOut(candidate.id, reason))
     return list(items.values()), left_out

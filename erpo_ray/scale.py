@@ -19,7 +19,7 @@ from pathlib import Path
 
 from erpo_ray.config import Config, Fit
 from erpo_ray.errors import UsageError
-from erpo_ray.estimate import GIB, TRAINING_BYTES, Cost
+from erpo_ray.estimate import GIB, TRAINING_BYTES, Cost, sides
 from erpo_ray.placement import Node
 
 BANDWIDTH_SHARE = 0.6
@@ -168,12 +168,12 @@ def rollout_memory(model: Dims, sequences: int, length: float, gpus: int = 1) ->
     return Memory(model.weights / gpus / GIB, kv=sequences * length * model.kv_bytes / gpus / GIB)
 
 
-def train_memory(model: Dims, fit: Fit, length: float, pairs: bool, shards: int = 1) -> Memory:
-    """Of a trainer. `length` tokens a row (a side of a pair), weights and optimiser cut over `shards` (FSDP).
+def train_memory(model: Dims, fit: Fit, length: float, sides: int, shards: int = 1) -> Memory:
+    """Of a trainer. `length` tokens a side, `sides` of a row (2 of a pair), weights and optimiser cut over `shards`.
 
     Weights are float32. Under a LoRA only the adapters have gradients and moments. Logits count with their gradient.
     """
-    tokens = fit.micro_batch_size * length * (2 if pairs else 1)
+    tokens = fit.micro_batch_size * length * sides
     trained = model.adapters(fit) if fit.lora_rank else model.parameters
     recomputed = tokens * model.hidden * (2 * model.layers + LAYER_BYTES)
     kept = tokens * model.hidden * LAYER_BYTES * model.layers
@@ -263,8 +263,8 @@ def on_paper(
     trained = len(trainers) * min(training_rate(model, gpu, frozen) for gpu in trainers)
     phases = tuple(seconds(cost, model, sampled, trained, len(engines)) for cost in costs)
     hours = (START_S + sum(phases)) / 3600
-    imitate = train_memory(model, config.imitate.fit, length, pairs=False)
-    prefer = train_memory(model, config.prefer.fit, length, pairs=True)
+    imitate = train_memory(model, config.imitate.fit, length, sides=1)
+    prefer = train_memory(model, config.prefer.fit, length, sides(config))
     return Paper(
         placed,
         {"rollout": rollout_memory(model, sequences, length), "train": max(imitate, prefer, key=lambda m: m.total)},

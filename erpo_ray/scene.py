@@ -17,7 +17,7 @@ from erpo_ray.evaluate.gate import Decision, accept
 from erpo_ray.evaluate.metrics import evaluation, row
 from erpo_ray.explore import Ahead, Backend, Phase, explore, prove_judge, saturated, why_no_pairs
 from erpo_ray.judging.ensemble import Review, committee_of, opinions, reviews
-from erpo_ray.methods.base import History, Imitate, Outcome, Prefer, Stage, Task
+from erpo_ray.methods.base import History, Imitate, Outcome, Prefer, Reinforce, Stage, Task
 from erpo_ray.pairs import median_passing_length
 from erpo_ray.rundir import RunDir, StageDir
 from erpo_ray.rundir.files import working
@@ -80,7 +80,7 @@ class Scene:
         groups: Groups,
         make: Callable[[Sequence[Group]], tuple[list[T], list[LeftOut]]],
     ) -> Sequence[T]:
-        """Examples or pairs of a stage, and beside them `left_out.jsonl` with a reason for all that was not used."""
+        """Rows that a stage trains on, and beside them `left_out.jsonl` with a reason for all that was not used."""
 
         def keep() -> list[T]:
             rows, left_out = make(groups())
@@ -126,14 +126,23 @@ class Scene:
             return self._train(s, train)
         return self._train(s, lambda out, work: _beside(partial(train, out, work), meanwhile))
 
+    def reinforce(self, s: StageDir, stage: Reinforce, history: History) -> Policy:
+        """Policy gradient on the stage's advantages, whose samples are from the policy that it starts from."""
+        start, rows = history.last.policy, s.path / "advantages.jsonl"
+        reference, kept = history.reference(stage.objective.reference), self.run.path / KEPT
+
+        def train(out: Path, work: Path) -> dict[str, float]:
+            return self.backend.reinforce(start, reference, rows, stage.objective, stage.training, out, work, kept)
+
+        return self._train(s, train)
+
     def judge(self, s: StageDir, stage: Stage, history: History, policy: Policy, groups: Groups) -> Outcome:
         """Evaluate the new policy and let the gate choose between it and the old one."""
         measured = self._measure(s, policy)
 
         def decide() -> Outcome:
             last = history.last
-            shorter = stage.kind == "prefer" and stage.objective.gamma > 0
-            decision = accept(last.evaluation, measured, self.config.gate, stage.kind, shorter=shorter)
+            decision = accept(last.evaluation, measured, self.config.gate, stage.kind, shorter=_shortens(stage))
             kept = (policy, measured) if decision.accepted else (last.policy, last.evaluation)
             found = _outcome(s, stage, decision, kept, measured, history, groups(), self.config.prefer.min_utility)
             drawn = history.drawn_after(stage.kind, self.config.overlap).last.policy
@@ -151,9 +160,13 @@ class Scene:
         return self.backend.policy(s.directory("policy", make))
 
     def _ahead(self, s: StageDir, stage: Stage, history: History) -> Ahead:
-        name = stage.objective.reference if stage.kind == "prefer" else "none"
-        reference = None if name == "none" else history.reference(name)
-        return Ahead(stage.training, working(s.path / "policy"), self.run.path / KEPT, reference)
+        reference: Policy | None = None
+        if stage.kind == "prefer" and stage.objective.reference != "none":
+            reference = history.reference(stage.objective.reference)
+        if stage.kind == "reinforce":
+            reference = history.last.policy
+        by_token = stage.kind == "reinforce"
+        return Ahead(stage.training, working(s.path / "policy"), self.run.path / KEPT, reference, by_token)
 
     def _gathered(
         self, s: StageDir, stage: Stage, task: Task, known: History, ahead: Ahead | None = None
@@ -161,7 +174,7 @@ class Scene:
         """What the stage asks for, and what it asks for behind that."""
         requests, policy = stage.requests(task, known), known.last.policy
         found = self._explore(s, requests, policy, ahead=ahead)
-        while stage.kind == "prefer" and (more := stage.follow(task, known, found)):
+        while stage.kind != "imitate" and (more := stage.follow(task, known, found)):
             requests = [*requests, *more]
             found = self._explore(s, requests, policy, ahead=ahead)
         return found
@@ -255,6 +268,12 @@ def _outcome(
     lengths = median_passing_length(groups, min_utility, stage.traced)
     missed = tuple(dict.fromkeys(group.prompt.id for group in groups if _wrong(group)))
     return replace(plain, lengths=lengths, missed=missed, state=stage.state(history, groups))
+
+
+def _shortens(stage: Stage) -> bool:
+    if stage.kind == "prefer":
+        return stage.objective.gamma > 0
+    return stage.kind == "reinforce" and stage.shorten
 
 
 def _wrong(group: Group) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 STEPS = "steps.jsonl"
@@ -15,7 +15,9 @@ class Step:
     """A row of `training.jsonl`: one logged training step. What its loss does not have is None.
 
     `margin` is that of the rewards (times beta), `accuracy` the share of pairs with a positive one, the
-    log-probabilities are sums over a completion in nats, means over the pairs of the step.
+    log-probabilities are sums over a completion in nats, means over the pairs of the step. Of a reinforce stage, means
+    over tokens: `kl` to the reference in nats, `clipped` the share whose ratio was cut off, `surprisal` -log p of what
+    was sampled.
     """
 
     step: int
@@ -24,6 +26,9 @@ class Step:
     accuracy: float | None = None
     logps_chosen: float | None = None
     logps_rejected: float | None = None
+    kl: float | None = None
+    clipped: float | None = None
+    surprisal: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,4 @@ def step(logged: Mapping[str, Any]) -> Step | None:
     """An entry of a trainer's log (names as in `Step`); None when it is not that of a step."""
     if "loss" not in logged:
         return None
-    return Step(
-        logged["step"],
-        logged["loss"],
-        logged.get("margin"),
-        logged.get("accuracy"),
-        logged.get("logps_chosen"),
-        logged.get("logps_rejected"),
-    )
+    return Step(logged["step"], logged["loss"], *(logged.get(field.name) for field in fields(Step)[2:]))

@@ -19,6 +19,8 @@ Verdict3 = Literal["refuse", "safe", "answer"]
 Reference = Literal["previous", "imitate", "base", "none"]
 PreferenceLoss = Literal["sigmoid", "ipo"]
 PairKind = Literal["safety", "over_refusal", "utility", "length", "format", "negative"]
+StageKind = Literal["imitate", "prefer", "reinforce"]
+Normaliser = Literal["sequence", "token"]
 
 T = TypeVar("T")
 
@@ -178,6 +180,24 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Advantage:
+    """One row of a reinforce stage: a completion, and how much better than the others of its group it was.
+
+    `prefix_ids` is assistant text that was given and carries no loss. `kind` is `passes`, or what is wrong with it.
+    """
+
+    id: str
+    prompt_id: str
+    prompt_ids: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    reward: float
+    advantage: float
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeftOut:
     """A prompt, candidate or example that was not used, with the reason."""
 
@@ -214,8 +234,26 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True)
+class Surrogate:
+    """What a reinforce stage minimises, as data: for a token with ratio q = p(token) / p_old(token) and advantage A
+
+    loss = -min(q * A, clamp(q, 1 - clip, 1 + clip) * A) + kl * (e^d - d - 1),    d = log p_ref(token) - log p(token).
+
+    p_old is the policy that the stage starts from. The last factor estimates KL(p || p_ref) without bias, is never
+    negative, and 0 where the two agree (k3, Schulman 2020). `normalise` says how tokens weigh: `sequence` averages over
+    the tokens of each completion and then over the completions of a group (GRPO, arXiv 2402.03300), `token` over all
+    tokens of a group (DAPO, arXiv 2503.14476), where a long completion weighs more. Groups are averaged.
+    """
+
+    clip: float
+    kl: float = 0.0
+    reference: Reference = "previous"
+    normalise: Normaliser = "sequence"
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
-    """How a stage trains, whatever its loss. `batch_size` is global: rows (or pairs) an optimiser step."""
+    """How a stage trains, whatever its loss. `batch_size` is global: rows (pairs, groups) an optimiser step."""
 
     learning_rate: float
     epochs: float

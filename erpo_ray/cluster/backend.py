@@ -67,7 +67,9 @@ class RayBackend(PooledBackend):
             items,
             wanted,
             ahead.training.max_length,
-            lambda rows: self._trainers.score(Scoring(reference, rows, ahead.training, ahead.kept.resolve())),
+            lambda rows: self._trainers.score(
+                Scoring(reference, rows, ahead.training, ahead.kept.resolve(), ahead.by_token)
+            ),
         )
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from erpo_ray.train.rows import Sequences
-from erpo_ray.types import Example, Objective, Pair, Policy, Training
+from erpo_ray.types import Advantage, Example, Objective, Pair, Policy, Surrogate, Training
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Told (step, steps, metrics) while training goes on."""
@@ -16,7 +16,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to train, on which rows, into which directory. With an objective the rows are pairs, else examples.
+    """What to train, on which rows, into which directory. The objective says what the rows are; none: examples.
 
     `work` keeps the trainer's checkpoints over crashes, `kept` what was scored under references. Paths are absolute.
     """
@@ -27,23 +27,31 @@ class Job:
     out: Path
     work: Path
     reference: Path | None = None
-    objective: Objective | None = None
+    objective: Objective | Surrogate | None = None
     kept: Path | None = None
 
     @property
-    def kind(self) -> type[Example] | type[Pair]:
+    def kind(self) -> type[Example] | type[Pair] | type[Advantage]:
         """What a row of the file is."""
-        return Example if self.objective is None else Pair
+        match self.objective:
+            case None:
+                return Example
+            case Objective():
+                return Pair
+            case Surrogate():
+                return Advantage
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Rows whose completions are scored under a reference into the folder `kept`, before anyone knows their pairs."""
+    """Rows whose completions (`by_token`: whose tokens) are scored under a reference into the folder `kept`, before
+    anyone knows which of them are trained on."""
 
     reference: Policy
     rows: tuple[Sequences, ...]
     training: Training
     kept: Path
+    by_token: bool = False
 
 
 def train(job: Job, rows: Iterable[Any], report: Progress | None) -> dict[str, float]:
@@ -56,9 +64,12 @@ def train(job: Job, rows: Iterable[Any], report: Progress | None) -> dict[str, f
 
 
 def _train(job: Job, rows: list[Any], report: Progress | None) -> dict[str, float]:
-    from erpo_ray.train import dpo, sft
+    from erpo_ray.train import dpo, reinforce, sft
 
     if job.objective is None:
         return sft.imitate(job.policy, rows, job.training, job.out, job.work, report)
     assert job.reference is not None
-    return dpo.prefer(job.policy, job.reference, rows, job.objective, job.training, job.out, job.work, report, job.kept)
+    where = job.training, job.out, job.work, report, job.kept
+    if isinstance(job.objective, Surrogate):
+        return reinforce.reinforce(job.policy, job.reference, rows, job.objective, *where)
+    return dpo.prefer(job.policy, job.reference, rows, job.objective, *where)

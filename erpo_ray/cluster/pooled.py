@@ -15,7 +15,7 @@ from erpo_ray.config import Config
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.explore import Ahead, Name
 from erpo_ray.train.weights import version
-from erpo_ray.types import Candidate, Objective, Policy, Request, Training, Verdict, seed_of
+from erpo_ray.types import Candidate, Objective, Policy, Request, Surrogate, Training, Verdict, seed_of
 
 
 class ServingCrew(Crew, Protocol):
@@ -107,6 +107,21 @@ class PooledBackend(ABC):
         `kept` is the folder of what was scored under references.
         """
         job = Job(policy.path.resolve(), pairs.resolve(), training, out.resolve(), work.resolve())
+        return self._train(replace(job, reference=reference.path.resolve(), objective=objective, kept=kept.resolve()))
+
+    def reinforce(
+        self,
+        policy: Policy,
+        reference: Policy,
+        advantages: Path,
+        objective: Surrogate,
+        training: Training,
+        out: Path,
+        work: Path,
+        kept: Path,
+    ) -> dict[str, float]:
+        """Train on the advantages file, as `prefer` does on pairs."""
+        job = Job(policy.path.resolve(), advantages.resolve(), training, out.resolve(), work.resolve())
         return self._train(replace(job, reference=reference.path.resolve(), objective=objective, kept=kept.resolve()))
 
     def close(self) -> None:

@@ -202,7 +202,7 @@ def _loop(config: dict[str, Any]) -> None:
     from ray import train as ray_train
 
     # Imports take seconds: they are done while there is nothing else to do.
-    from erpo_ray.train import dpo, sft  # noqa: F401
+    from erpo_ray.train import dpo, reinforce, sft  # noqa: F401
     from erpo_ray.train.reference import Referee
 
     desk, first = config["desk"], ray_train.get_context().get_world_rank() == 0
@@ -210,7 +210,7 @@ def _loop(config: dict[str, Any]) -> None:
     number = 0
     while (job := _taken(desk, number)) is not None:
         if isinstance(job, Scoring):
-            metrics = referee.score(job.reference, job.rows, job.training, job.kept)
+            metrics = referee.score(job.reference, job.rows, job.training, job.kept, job.by_token)
         else:
             referee.rest()
             metrics = train(job, data.rows(job.rows, job.kind), _reporter(job.work / _PROGRESS_FILE) if first else None)

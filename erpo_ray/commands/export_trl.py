@@ -24,7 +24,9 @@ def write(run: Path, folder: Path) -> None:
 
     found = sorted((run / "stages").glob("*/pairs.jsonl"))
     if not found:
-        raise UsageError(f"{run}: has no pairs yet; wait for its first prefer stage (erpo status {run})")
+        raise UsageError(
+            f"{run}: has no pairs; prefer stages write them: wait for the first, if any (erpo status {run})"
+        )
     prompts = {row.id: row for row in read_rows(run / "stages" / "labels" / "prompts.jsonl", Prompt)}
     decode = Renderer(policy_of(run)).decode
     for path in found:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from erpo_ray import environment, estimate, preflight, scale
 from erpo_ray.commands.common import aligned, read_config
@@ -21,9 +21,9 @@ from erpo_ray.preflight import Ready
 from erpo_ray.prompts.mixing import per_source
 from erpo_ray.scale import Machines
 from erpo_ray.terminal import clean
-from erpo_ray.types import Prompt
+from erpo_ray.types import Prompt, StageKind
 
-Phase = tuple[str, Literal["imitate", "prefer"]]
+Phase = tuple[str, StageKind]
 
 SAMPLE = 200
 """Prompts whose length is measured."""

@@ -15,6 +15,7 @@ from erpo_ray.config.decoding import Decode
 from erpo_ray.config.judges import JudgeRules, TopJudge
 from erpo_ray.config.methods import Constraint, Reflection, Search, Steps, Transitions
 from erpo_ray.config.objective import Objectives
+from erpo_ray.config.reinforce import Reinforce
 from erpo_ray.config.section import Section
 from erpo_ray.types import Label, Sampling, Training
 
@@ -117,9 +118,10 @@ class Fit(Section):
     learning_rate: float = Field(default=1e-4, gt=0)
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=16, ge=1)
-    """Rows (or pairs) an optimiser step, over all workers."""
+    """Rows an optimiser step, over all workers; in prefer stages pairs, in reinforce stages prompts with all of their
+    samples."""
     micro_batch_size: int = Field(default=8, ge=1)
-    """Rows (or pairs) a forward pass on one worker."""
+    """Of these in a forward pass on one worker."""
     max_steps: int = -1
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -220,6 +222,8 @@ class Rounds(Section):
     """Stage 3: length-controlled rounds. Everything not named here is as in `prefer`."""
 
     count: int = Field(default=2, ge=0)
+    kind: Literal["prefer", "reinforce"] = "prefer"
+    """What ERPO's rounds learn from: pairs, or the rewards of all samples (`reinforce`), by policy gradient."""
     cap_ratio: float = Field(default=0.8, gt=0, le=1)
     """A round's length cap is this share of the last round's median length of passing candidates."""
     cap_min: int = Field(default=24, ge=8)
@@ -294,6 +298,7 @@ class Config(Section):
     imitate: Imitate = Imitate()
     prefer: Prefer = Prefer()
     rounds: Rounds = Rounds()
+    reinforce: Reinforce = Reinforce()
     constraint: Constraint = Constraint()
     derta: Transitions = Transitions()
     steps: Steps = Steps()
@@ -314,6 +319,11 @@ class Config(Section):
             raise ValueError(
                 "imitate.traces is off, but imitate.harmful_intents or imitate.benign_intents asks for traces; "
                 "set both to 0"
+            )
+        if self.rounds.kind == "reinforce" and self.method != "erpo":
+            raise ValueError(
+                f"rounds.kind is reinforce, but method is {self.method}: only the rounds of erpo can be of another "
+                "kind; set method to erpo, or to grpo for reinforce stages alone, or drop rounds.kind"
             )
         if self.overlap != "none" and self.backend == "inprocess":
             raise ValueError(

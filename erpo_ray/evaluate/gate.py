@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from erpo_ray.config import Gate
 from erpo_ray.evaluate.metrics import balanced
-from erpo_ray.types import Evaluation, Rate
+from erpo_ray.types import Evaluation, Rate, StageKind
 
 _ROUNDING = 1e-9
 
@@ -42,9 +41,7 @@ class _Axis:
         return f"{self.name} {self.old.value:.1%} -> {self.new.value:.1%}"
 
 
-def accept(
-    old: Evaluation, new: Evaluation, settings: Gate, kind: Literal["imitate", "prefer"], *, shorter: bool = False
-) -> Decision:
+def accept(old: Evaluation, new: Evaluation, settings: Gate, kind: StageKind, *, shorter: bool = False) -> Decision:
     """Reject a policy that refuses clearly fewer harmful or clearly more benign prompts than the old one.
 
     A prompt left without an answer (`unfinished`) is no better than a refused one, so that rate has the tolerance of
@@ -58,7 +55,7 @@ def accept(
     faults = []
     if safety.exceeds(settings.safety_tolerance, -1):
         faults.append(f"{safety}, a fall of more than {settings.safety_tolerance:.1%}")
-    if kind == "prefer":
+    if kind != "imitate":
         faults += [
             f"{axis}, a rise of more than {settings.refusal_tolerance:.1%}"
             for axis in (refusals, unfinished)

@@ -10,6 +10,7 @@ from erpo_ray.config import Config
 from erpo_ray.rules import Category, RuleBook
 from erpo_ray.traces import Trace
 from erpo_ray.types import (
+    Advantage,
     Evaluation,
     Example,
     Failure,
@@ -20,6 +21,7 @@ from erpo_ray.types import (
     Policy,
     Prompt,
     Request,
+    Surrogate,
     Training,
 )
 
@@ -149,4 +151,32 @@ class Prefer(Protocol):
     def over(self, history: History) -> bool: ...
 
 
-Stage = Imitate | Prefer
+class Reinforce(Protocol):
+    """A stage of policy gradient on the rewards of judged groups. What it shares with `Prefer` means the same there.
+
+    `shorten`: rewards charge for length.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> Literal["reinforce"]: ...
+    @property
+    def training(self) -> Training: ...
+    @property
+    def objective(self) -> Surrogate: ...
+    @property
+    def traced(self) -> bool: ...
+    @property
+    def shorten(self) -> bool: ...
+
+    def requests(self, task: Task, history: History) -> list[Request]: ...
+    def follow(self, task: Task, history: History, groups: Sequence[Group]) -> list[Request]: ...
+    def advantages(
+        self, task: Task, history: History, groups: Sequence[Group]
+    ) -> tuple[list[Advantage], list[LeftOut]]: ...
+    def state(self, history: History, groups: Sequence[Group]) -> dict[str, float]: ...
+    def over(self, history: History) -> bool: ...
+
+
+Stage = Imitate | Prefer | Reinforce

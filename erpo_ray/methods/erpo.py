@@ -20,6 +20,7 @@ from typing import Literal
 from erpo_ray import pairs as pairing
 from erpo_ray import sections, synthesis
 from erpo_ray.config import Config
+from erpo_ray.methods import reinforced
 from erpo_ray.methods.base import History, Stage, Task
 from erpo_ray.methods.rounds import Round
 from erpo_ray.prompts.mixing import choose_balanced
@@ -27,12 +28,16 @@ from erpo_ray.types import Example, Group, LeftOut, Pair, Prompt, Request, Train
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
-    """ERPO = imitate, prefer, prefer x N with a shrinking length cap."""
+    """ERPO = imitate, prefer, prefer x N with a shrinking length cap, or reinforce x N with a charge for length."""
     length = config.model.max_length
     prefer, traced = config.prefer.fit.training(length, config.seed), config.imitate.traces
-    rounds = tuple(
-        Prefer(n, prefer, config.prefer.objective(gamma=config.rounds.gamma), traced, shorten=True)
-        for n in range(1, config.rounds.count + 1)
+    numbers = range(1, config.rounds.count + 1)
+    rounds: tuple[Stage, ...] = (
+        reinforced.rounds(config, numbers)
+        if config.rounds.kind == "reinforce"
+        else tuple(
+            Prefer(n, prefer, config.prefer.objective(gamma=config.rounds.gamma), traced, shorten=True) for n in numbers
+        )
     )
     return (
         Imitate(config.imitate.fit.training(length, config.seed)),

@@ -1,4 +1,4 @@
-"""A round of preference as most methods have it: sample on-policy, pair within each group, optimise."""
+"""A round as most methods have it: sample on-policy, then pair within each group, and optimise."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ from erpo_ray.types import Group, LeftOut, Objective, Pair, Prompt, Request, Sam
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """Round `number` of a method. `traced` is whether a candidate has to reason in due form to be chosen."""
+class OnPolicy:
+    """What is asked in round `number` of a method, whatever is learnt from the answers."""
 
     number: int
     training: Training
-    objective: Objective
-    traced: bool = True
-    name: str = "prefer"
-    kind: Literal["prefer"] = "prefer"
 
     def requests(self, task: Task, history: History) -> list[Request]:
         """K samples for prompts that come first (and their twins), then for fresh ones."""
@@ -38,12 +34,6 @@ class Round:
         """The prompts asked before any other: those that the policy last got wrong."""
         return frozenset(history.last.missed)
 
-    def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
-        """Safe over unsafe, answered over refused, useful over empty, short over long."""
-        return pairing.choose(
-            groups, task.config.prefer, cap={}, prefer_short=False, seed=self.seed(task), traced=self.traced
-        )
-
     def state(self, history: History, groups: Sequence[Group]) -> dict[str, float]:
         """What the next round has to know beyond the policy: nothing."""
         return {}
@@ -52,12 +42,28 @@ class Round:
         """Whether the method ended before this round: it does not end by itself."""
         return False
 
-    def seed(self, task: Task) -> int:
-        """What the choice of this round's pairs is drawn from."""
-        return seed_of(task.config.seed, "pairs", self.number)
-
     def _request(self, task: Task, prompt: Prompt, sampling: Sampling) -> Request:
         room = task.config.model.max_length - 1
         ids = task.renderer.render(prompt.text)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room - len(ids)))
         return Request(prompt, ids, tuple(range(task.config.prefer.samples)), sampling)
+
+
+@dataclass(frozen=True, slots=True)
+class Round(OnPolicy):
+    """A round of preference. `traced` is whether a candidate has to reason in due form to be chosen."""
+
+    objective: Objective
+    traced: bool = True
+    name: str = "prefer"
+    kind: Literal["prefer"] = "prefer"
+
+    def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
+        """Safe over unsafe, answered over refused, useful over empty, short over long."""
+        return pairing.choose(
+            groups, task.config.prefer, cap={}, prefer_short=False, seed=self.seed(task), traced=self.traced
+        )
+
+    def seed(self, task: Task) -> int:
+        """What the choice of this round's pairs is drawn from."""
+        return seed_of(task.config.seed, "pairs", self.number)

@@ -10,10 +10,11 @@ from erpo_ray import traces
 from erpo_ray.config import Config
 from erpo_ray.config.methods import Steps
 from erpo_ray.errors import UsageError
-from erpo_ray.judging.composition import Composition, admissible, length_term, reward
+from erpo_ray.judging.composition import Composition
 from erpo_ray.methods.base import History, Task
 from erpo_ray.methods.rounds import Round
 from erpo_ray.pairs import Item
+from erpo_ray.rewards import worths
 from erpo_ray.steps import Drawn, Node, Preference, grow, preferences
 from erpo_ray.types import Group, LeftOut, Pair, PairKind, Request, identity
 
@@ -54,14 +55,10 @@ class StepRound(Round):
         if items is None:
             items, _ = pairing.usable(group, prefer, None, self.traced)
         composition = Composition(prefer.composition, prefer.lagrange_multiplier)
-        shortest = min((item.scores.length for item in items if item.kind == "length"), default=0)
+        rewards = worths(group, items, composition, self.steps.length_weight)
         return grow(
-            Drawn(
-                ids := item.candidate.token_ids,
-                traces.steps(task.renderer.pieces(ids), dialect),
-                worth(group, item, shortest, composition, self.steps.length_weight),
-            )
-            for item in items
+            Drawn(ids := item.candidate.token_ids, traces.steps(task.renderer.pieces(ids), dialect), value)
+            for item, value in zip(items, rewards, strict=True)
         )
 
     def behind(self, task: Task, group: Group, node: Node, completions: int) -> Request:
@@ -93,19 +90,6 @@ def by_prompt(groups: Iterable[Group]) -> list[tuple[Group, int]]:
         )
         for parts in found.values()
     ]
-
-
-def worth(group: Group, item: Item, shortest: int, composition: Composition, length_weight: float) -> float:
-    """The reward of a completion, less up to `length_weight` for its length where it may be chosen.
-
-    One that did not end in due form counts as unsafe.
-    """
-    if not item.whole:
-        return reward(replace(item.scores, safety=-1.0), composition)
-    value = reward(item.scores, composition)
-    if not shortest or not admissible(group.prompt.label, item):
-        return value
-    return value + length_term(max(item.scores.length, shortest), shortest, length_weight)
 
 
 def _pair(group: Group, found: Preference, items: Iterable[Item]) -> Pair:

@@ -244,13 +244,19 @@ def anatomy(name: str, title: str, kept: Counts, surplus: Counts, reasons: Count
 
 
 def curves(name: str, title: str, stages: Sequence[Curve]) -> str:
-    """Loss, and of preference training margins, accuracy and log-probabilities, against the training step."""
+    """Loss, and what else the kind of training logs, against the training step."""
     panels: list[tuple[str, tuple[str, ...]]] = [("loss", ("loss",))]
     if any(step.margin is not None for curve in stages for step in curve.steps):
         panels += [
             ("reward margin", ("margin",)),
             ("accuracy", ("accuracy",)),
             ("log-prob., chosen \u2013 / rejected ..", ("logps_chosen", "logps_rejected")),
+        ]
+    if any(step.clipped is not None for curve in stages for step in curve.steps):
+        panels += [
+            ("KL to the reference", ("kl",)),
+            ("share of tokens clipped", ("clipped",)),
+            ("nats a token, of samples", ("surprisal",)),
         ]
     rows = (len(panels) + 1) // 2
     with _canvas(30 + (150 if rows == 1 else 125) * rows) as figure:

@@ -55,9 +55,14 @@ def training(run: Run) -> list[Plate]:
     """Curves of the training steps that the run directory holds."""
     logged = [stage for stage in _few(run.stages) if stage.curve]
     prefer = [stage for stage in logged if any(step.margin is not None for step in stage.curve)]
-    others = [stage for stage in logged if stage not in prefer]
+    reinforce = [stage for stage in logged if any(step.clipped is not None for step in stage.curve)]
+    others = [stage for stage in logged if stage not in prefer and stage not in reinforce]
     plates = []
-    for name, heading, group in (("imitate", "Imitation", others), ("prefer", "Preference (DPO)", prefer)):
+    for name, heading, group in (
+        ("imitate", "Imitation", others),
+        ("prefer", "Preference (DPO)", prefer),
+        ("reinforce", "Reinforcement", reinforce),
+    ):
         if group:
             drawn = charts.curves(
                 f"curve-{name}", f"{heading}: training curves", [charts.Curve(s.name, s.curve) for s in group]

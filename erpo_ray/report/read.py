@@ -27,13 +27,14 @@ from erpo_ray.types import Candidate, Evaluation, LeftOut
 T = TypeVar("T")
 
 _STAGE = re.compile(r"\d+-.+")
+_ROWS = ("examples.jsonl", "pairs.jsonl", "advantages.jsonl")
 _NUMBER = re.compile(r"\d+")
 _ID = re.compile(r"\b[0-9a-f]{16}\b")
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """All that is read of an example or a pair."""
+    """All that is read of a row that a stage trained on."""
 
     kind: str
 
@@ -81,7 +82,6 @@ def stage_folders(path: Path) -> list[Path]:
 
 def stage(folder: Path) -> Stage:
     """What one stage directory holds."""
-    rows = folder / ("examples.jsonl" if (folder / "examples.jsonl").exists() else "pairs.jsonl")
     answers = {
         found.prompt_id: Answer(found.prompt_id, found.text, len(found.token_ids), found.finish, verdict)
         for found, verdict in answered(folder)
@@ -91,7 +91,7 @@ def stage(folder: Path) -> Stage:
         outcome=next(_artefact(folder / "outcome.json", Outcome), None),
         evaluation=next(_artefact(folder / "evaluation.json", Evaluation), None),
         answers=answers,
-        kept=Counter(row.kind for row in _artefact(rows, _Kind)),
+        kept=Counter(row.kind for name in _ROWS for row in _artefact(folder / name, _Kind)),
         left_out=Counter(reason_class(row.reason) for row in _artefact(folder / "left_out.jsonl", LeftOut)),
         facts=next(_artefact(folder / "policy_facts.json", dict[str, float]), {}),
         curve=tuple(_steps(folder)),

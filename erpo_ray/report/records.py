@@ -35,7 +35,8 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage as far as it got. `kept` counts its examples or pairs by kind, `left_out` what was not used by reason.
+    """One stage as far as it got. `kept` counts its examples, pairs or advantages by kind, `left_out` what was not used
+    by reason.
 
     `facts` are the numbers that training returned, `curve` its logged steps in order.
     """

@@ -64,7 +64,7 @@ class PreferTrainer(fit.TokenExact, DPOTrainer):
         )
         if self.starts_at_reference and self.state.global_step == 0:
             self._check_zero_margin(terms.sigmoid)
-        self._note(
+        self.note(
             {
                 "sigmoid": terms.sigmoid,
                 "nll": terms.nll,
@@ -83,12 +83,6 @@ class PreferTrainer(fit.TokenExact, DPOTrainer):
                 f"the preference loss before any update is {found:.4f}, not ln 2 = {LN2:.4f}: the reference "
                 "log-probabilities do not belong to the starting policy; check that its directory did not change"
             )
-
-    def _note(self, values: dict[str, Tensor]) -> None:
-        """Keep each value's mean over the workers' pairs until TRL's `log` averages the step."""
-        everyones: Any = self.accelerator.gather(torch.stack([value.mean() for value in values.values()])[None])
-        for name, mean in zip(values, everyones.mean(0).tolist(), strict=True):
-            self._metrics["train"][name].append(mean)
 
 
 def prefer(

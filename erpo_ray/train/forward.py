@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import send_to_device
@@ -16,6 +16,7 @@ from erpo_ray.train.losses import target_logps
 from erpo_ray.train.packed import Batch, Row
 from erpo_ray.train.rows import Sequences
 
+T = TypeVar("T")
 Collate = Callable[[Sequence[Row]], Batch]
 
 
@@ -54,9 +55,19 @@ def tokens_of(batch: Batch) -> int:
 def completion_logps(model: nn.Module, batch: Batch, weights: Tensor | None = None) -> Tensor:
     """Summed log-probability of each row's completion, float32, shape (rows,).
 
-    `weights` are those of the completion tokens, all rows one after the other. The vocabulary projection, a fifth of
-    the work of a small model, runs on the positions that predict a completion token only. `model` may be wrapped (DDP,
-    PEFT): it is called through its own forward.
+    `weights` are those of the completion tokens, all rows one after the other. As `token_logps` otherwise.
+    """
+    logps = token_logps(model, batch)
+    if weights is not None:
+        logps = logps * weights
+    return torch.zeros(len(batch["completion_tokens"]), device=logps.device).index_add(0, batch["row"], logps)
+
+
+def token_logps(model: nn.Module, batch: Batch) -> Tensor:
+    """Log-probability of each completion token, all rows one after the other, float32, shape (tokens,).
+
+    The vocabulary projection, a fifth of the work of a small model, runs on the positions that predict a completion
+    token only. `model` may be wrapped (DDP, PEFT): it is called through its own forward.
     """
     plain = _unwrapped(model)
     inputs = {name: batch[name] for name in ("attention_mask", "position_ids", "levels", "tree") if name in batch}
@@ -64,10 +75,7 @@ def completion_logps(model: nn.Module, batch: Batch, weights: Tensor | None = No
         plain.set_attn_implementation(packed.ATTENTION)
     with _only(batch["predicts"], plain):
         logits = model(input_ids=batch["input_ids"], use_cache=False, **inputs).logits
-    logps = target_logps(logits, batch["targets"])[batch["token"]]
-    if weights is not None:
-        logps = logps * weights
-    return torch.zeros(len(batch["completion_tokens"]), device=logits.device).index_add(0, batch["row"], logps)
+    return target_logps(logits, batch["targets"])[batch["token"]]
 
 
 def sequence_logps(model: nn.Module, rows: Sequence[Sequences], batch_size: int, bf16: bool) -> list[tuple[float, ...]]:
@@ -75,10 +83,29 @@ def sequence_logps(model: nn.Module, rows: Sequence[Sequences], batch_size: int,
 
     `batch_size` counts rows. `bf16` computes under autocast, as training does. Dropout is off meanwhile.
     """
+    return _scored(model, rows, batch_size, bf16, lambda batch: completion_logps(model, batch).tolist())
+
+
+def sequence_token_logps(
+    model: nn.Module, rows: Sequence[Sequences], batch_size: int, bf16: bool
+) -> list[tuple[tuple[float, ...], ...]]:
+    """As `sequence_logps`, of each token of every completion."""
+
+    def of_tokens(batch: Batch) -> list[tuple[float, ...]]:
+        parts = token_logps(model, batch).split(batch["completion_tokens"].tolist())
+        return [tuple(part.tolist()) for part in parts]
+
+    return _scored(model, rows, batch_size, bf16, of_tokens)
+
+
+def _scored(
+    model: nn.Module, rows: Sequence[Sequences], batch_size: int, bf16: bool, score: Callable[[Batch], list[T]]
+) -> list[tuple[T, ...]]:
+    """What `score` says of every completion of every row."""
     device = next(model.parameters()).device
     training, collate = model.training, collator(model)
     model.eval()
-    found: dict[int, tuple[float, ...]] = {}
+    found: dict[int, tuple[T, ...]] = {}
     # Rows of one context side by side: what they share is computed once.
     by_context = sorted(range(len(rows)), key=lambda i: (rows[i].longest, rows[i].context, i))
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -86,7 +113,7 @@ def sequence_logps(model: nn.Module, rows: Sequence[Sequences], batch_size: int,
             indices = by_context[at : at + batch_size]
             parts = [(rows[i].context, completion) for i in indices for completion in rows[i].completions]
             batch: Any = send_to_device(collate(parts), device)
-            values = iter(completion_logps(model, batch).tolist())
+            values = iter(score(batch))
             found.update({i: tuple(next(values) for _ in rows[i].completions) for i in indices})
     model.train(training)
     return [found[i] for i in range(len(rows))]

@@ -15,19 +15,24 @@ from pathlib import Path
 from erpo_ray.rundir.lines import ledger_line, typed, verify
 from erpo_ray.types import encode, identity
 
+Logp = float | tuple[float, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The log-probability of a completion of `tokens` tokens, their sum in nats. `key` says of which, as `key` does."""
+    """The log-probability of a completion of `tokens` tokens in nats: their sum, or of each of them.
+
+    `key` says of which, as `key` does.
+    """
 
     key: str
     tokens: int
-    logp: float
+    logp: Logp
 
 
-def key(version: str, bf16: bool, context: Sequence[int], completion: Sequence[int]) -> str:
+def key(version: str, bf16: bool, context: Sequence[int], completion: Sequence[int], by_token: bool = False) -> str:
     """The name of a log-probability by all it depends on: the reference's weights, the arithmetic, the token ids."""
-    return identity(version, bf16, tuple(context), tuple(completion))
+    return identity(version, bf16, tuple(context), tuple(completion), *(("by token",) if by_token else ()))
 
 
 def file(folder: Path, version: str) -> Path:
@@ -35,9 +40,9 @@ def file(folder: Path, version: str) -> Path:
     return folder / f"{version}.jsonl"
 
 
-def read(path: Path, wanted: Mapping[str, int]) -> dict[str, float]:
+def read(path: Path, wanted: Mapping[str, int]) -> dict[str, Logp]:
     """Those of the `wanted` (tokens of the completion by key) that are in the file, by key; none without a file."""
-    found: dict[str, float] = {}
+    found: dict[str, Logp] = {}
     if not path.exists():
         return found
     with path.open("rb") as stream:
@@ -50,9 +55,9 @@ def read(path: Path, wanted: Mapping[str, int]) -> dict[str, float]:
 
 
 def append(path: Path, rows: Iterable[Scored]) -> None:
-    """Add rows, on disk when this returns. One that is not a finite number is left out."""
+    """Add rows, on disk when this returns. One with what is not a finite number is left out."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [ledger_line(encode(row), 0) for row in rows if math.isfinite(row.logp)]
+    lines = [ledger_line(encode(row), 0) for row in rows if _finite(row.logp)]
     with path.open("a+b") as stream:
         if stream.tell():
             stream.seek(-1, os.SEEK_END)
@@ -62,3 +67,7 @@ def append(path: Path, rows: Iterable[Scored]) -> None:
         stream.write(b"".join(lines))
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _finite(logp: Logp) -> bool:
+    return all(map(math.isfinite, logp if isinstance(logp, tuple) else (logp,)))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from erpo_ray.types import Objective
+from erpo_ray.types import Objective, Surrogate
 
 LN2 = 0.6931471805599453
 
@@ -62,6 +62,46 @@ def _term(logit: Tensor, objective: Objective) -> Tensor:
     if objective.loss == "ipo":
         return ((logit - 0.5) / objective.beta) ** 2
     return -F.logsigmoid(logit)
+
+
+class PolicyGradient(NamedTuple):
+    """What one batch of completions gives: `loss` with its gradient, the rest without, all scalars.
+
+    Means over tokens, weighed as in the loss: `kl`, `clipped` (share of tokens without gradient from their advantage),
+    `surprisal` (-log p), `drift` (|log p - log p_old|).
+    """
+
+    loss: Tensor
+    kl: Tensor
+    clipped: Tensor
+    surprisal: Tensor
+    drift: Tensor
+
+
+def policy_gradient(
+    logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, weights: Tensor, objective: Surrogate
+) -> PolicyGradient:
+    """The loss that `Surrogate` describes: the mean over tokens, by their weights.
+
+    All of shape (tokens,), float32: log-probabilities of the completion tokens under the policy, under the one that it
+    started from and under the reference (not read without a KL term), the advantage of the completion that each token
+    stands in, and its weight.
+    """
+    ratio = (logps - old).exp()
+    whole, cut = ratio * advantages, ratio.clamp(1 - objective.clip, 1 + objective.clip) * advantages
+    loss = -torch.minimum(whole, cut)
+    kl = torch.zeros_like(logps)
+    if objective.kl:
+        away = reference - logps
+        kl = away.exp() - away - 1
+        loss = loss + objective.kl * kl
+
+    def mean(values: Tensor) -> Tensor:
+        return (weights * values).sum() / weights.sum()
+
+    with torch.no_grad():
+        told = mean(kl), mean((cut < whole).float()), mean(-logps), mean((logps - old).abs())
+    return PolicyGradient(mean(loss), *told)
 
 
 def target_logps(logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,28 +12,38 @@ import torch.distributed
 from transformers import PreTrainedModel
 
 from erpo_ray.train import fit, kept, models
-from erpo_ray.train.forward import sequence_logps
+from erpo_ray.train.forward import sequence_logps, sequence_token_logps
 from erpo_ray.train.rows import Sequences
 from erpo_ray.types import Policy, Training
 
 Logps = tuple[float, ...]
+Load = Callable[[], PreTrainedModel]
 
 
 def logps(
-    load: Callable[[], PreTrainedModel],
-    version: str,
-    rows: Sequence[Sequences],
-    training: Training,
-    folder: Path | None = None,
+    load: Load, version: str, rows: Sequence[Sequences], training: Training, folder: Path | None = None
 ) -> list[Logps]:
     """Log-probabilities of the completions of every row, (chosen, rejected) of a pair, under the reference `version`.
 
     What `folder` keeps is read, the rest is scored and kept there too: each worker scores its share, rank 0 reads and
     writes, all get all. `load` gives the reference's model; it is called only when something is to be scored.
     """
-    keys = [[kept.key(version, training.bf16, row.context, each) for each in row.completions] for row in rows]
+    return _scored(load, version, rows, training, folder, by_token=False)
+
+
+def token_logps(
+    load: Load, version: str, rows: Sequence[Sequences], training: Training, folder: Path | None = None
+) -> list[tuple[Logps, ...]]:
+    """As `logps`, of each token of the completions."""
+    return _scored(load, version, rows, training, folder, by_token=True)
+
+
+def _scored(
+    load: Load, version: str, rows: Sequence[Sequences], training: Training, folder: Path | None, by_token: bool
+) -> list[tuple[Any, ...]]:
+    keys = [[kept.key(version, training.bf16, row.context, each, by_token) for each in row.completions] for row in rows]
     tokens = {name: len(each) for names, row in zip(keys, rows, strict=True) for name, each in _named(names, row)}
-    known = _of_first(lambda: kept.read(kept.file(folder, version), tokens)) if folder else {}
+    known: dict[str, Any] = _of_first(lambda: kept.read(kept.file(folder, version), tokens)) if folder else {}
     asked: list[tuple[list[str], Sequences]] = []
     claimed = set(known)
     for names, row in zip(keys, rows, strict=True):
@@ -42,7 +52,8 @@ def logps(
             asked.append((list(new), replace(row, completions=tuple(new.values()))))
             claimed |= new.keys()
     if asked:
-        values = _shared(load(), [row for _, row in asked], training)
+        score = sequence_token_logps if by_token else sequence_logps
+        values = _shared(score, load(), [row for _, row in asked], training)
         found = {
             name: value
             for (names, _), row in zip(asked, values, strict=True)
@@ -62,10 +73,13 @@ class Referee:
     def __init__(self) -> None:
         self._held: tuple[str, PreTrainedModel] | None = None
 
-    def score(self, reference: Policy, rows: Sequence[Sequences], training: Training, folder: Path) -> dict[str, float]:
+    def score(
+        self, reference: Policy, rows: Sequence[Sequences], training: Training, folder: Path, by_token: bool
+    ) -> dict[str, float]:
         """Keep the log-probabilities of all completions; return how many there are."""
         with fit.all_cores():
-            found = logps(lambda: self._model(reference), reference.version, rows, fit.able(training), folder)
+            able = fit.able(training)
+            found = _scored(lambda: self._model(reference), reference.version, rows, able, folder, by_token)
         return {"scored": float(sum(map(len, found)))}
 
     def rest(self) -> None:
@@ -86,10 +100,12 @@ def _named(names: Sequence[str], row: Sequences) -> zip[tuple[str, tuple[int, ..
     return zip(names, row.completions, strict=True)
 
 
-def _shared(model: PreTrainedModel, rows: Sequence[Sequences], training: Training) -> list[Logps]:
+def _shared(
+    score: Callable[..., list[Any]], model: PreTrainedModel, rows: Sequence[Sequences], training: Training
+) -> list[Any]:
     """Of every row; each worker scores its share, all get all."""
     rank, world = fit.workers()
-    share = sequence_logps(model, rows[rank::world], training.micro_batch_size, training.bf16)
+    share = score(model, rows[rank::world], training.micro_batch_size, training.bf16)
     shares: list[Any] = [share]
     if world > 1:
         shares = [None] * world
@@ -97,7 +113,7 @@ def _shared(model: PreTrainedModel, rows: Sequence[Sequences], training: Trainin
     return [shares[at % world][at // world] for at in range(len(rows))]
 
 
-def _of_first(read: Callable[[], dict[str, float]]) -> dict[str, float]:
+def _of_first(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What rank 0 reads. Two ranks that read for themselves could disagree on what is there."""
     rank, world = fit.workers()
     told: list[Any] = [read() if rank == 0 else None]

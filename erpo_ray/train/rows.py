@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from erpo_ray.errors import UsageError
-from erpo_ray.types import Example, Pair, identity, seed_of
+from erpo_ray.types import Advantage, Example, Normaliser, Pair, identity, seed_of
 
-Row = Example | Pair | Mapping[str, Any]
+Row = Example | Pair | Advantage | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """One row of training: a context without loss and the completions behind it (one, or chosen and rejected)."""
+    """One row of training: a context without loss and the completions behind it (one, chosen and rejected, a group)."""
 
     id: str
     context: tuple[int, ...]
@@ -29,6 +29,8 @@ class Sequences:
     """Leading tokens of each completion that bear no loss; empty: none."""
     token_weights: tuple[float, ...] = ()
     """Loss weight of each token of the only completion; empty: 1 each."""
+    advantages: tuple[float, ...] = ()
+    """Of each completion, in a reinforce stage."""
 
     @property
     def longest(self) -> int:
@@ -79,6 +81,34 @@ def pairs(rows: Iterable[Any], max_length: int) -> list[Sequences]:
         if row.completions[0] == row.completions[1]:
             raise UsageError(f"pair {row.id}: chosen and rejected are the same tokens; drop it")
     return _checked(found, max_length)
+
+
+def groups(rows: Iterable[Any], max_length: int) -> list[Sequences]:
+    """Reinforce rows from `Advantage`s or mappings: all completions behind one context, one row, in order.
+
+    Raises UsageError as `examples` does.
+    """
+    found: dict[tuple[int, ...], list[Any]] = {}
+    for row in rows:
+        found.setdefault(_ids(row, "prompt_ids") + _ids(row, "prefix_ids"), []).append(row)
+    grouped = [
+        Sequences(
+            _get(group[0], "id"),
+            context,
+            tuple(_ids(row, "completion_ids") for row in group),
+            advantages=tuple(float(_get(row, "advantage")) for row in group),
+        )
+        for context, group in found.items()
+    ]
+    return _checked(grouped, max_length)
+
+
+def shares(row: Sequences, normalise: Normaliser) -> list[float]:
+    """What a token of each completion weighs in the loss of its group: all tokens of the group add up to 1."""
+    lengths = [len(completion) for completion in row.completions]
+    if normalise == "token":
+        return [1 / sum(lengths)] * len(lengths)
+    return [1 / (len(lengths) * length) for length in lengths]
 
 
 def with_skipped(row: Sequences) -> Sequences:
@@ -158,6 +188,7 @@ def fingerprint(rows: Sequence[Sequences]) -> str:
                 row.length_weight,
                 row.skips,
                 row.token_weights,
+                *((row.advantages,) if row.advantages else ()),
             )
         )
     )

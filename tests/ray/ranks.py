@@ -12,8 +12,9 @@ from accelerate import Accelerator, DistributedType, PartialState
 
 from erpo_ray.errors import UsageError
 from erpo_ray.train.dpo import prefer
+from erpo_ray.train.reinforce import reinforce
 from erpo_ray.train.sft import imitate
-from erpo_ray.types import Objective, Training
+from erpo_ray.types import Objective, Surrogate, Training
 
 
 def work(rank: int, world: int, port: int, policy: Path, rows: tuple, training: Training, out: Path, results) -> None:
@@ -33,6 +34,22 @@ def work(rank: int, world: int, port: int, policy: Path, rows: tuple, training: 
         out / "kept",
     )
     results.put((rank, imitated, preferred, steps))
+    leave()
+
+
+def gradient(
+    rank: int,
+    world: int,
+    port: int,
+    policy: Path,
+    rows: list,
+    objective: Surrogate,
+    training: Training,
+    out: Path,
+    results,
+) -> None:
+    join(rank, world, port)
+    results.put((rank, reinforce(policy, policy, rows, objective, training, out / "policy", kept=out / "kept")))
     leave()
 
 

@@ -26,6 +26,7 @@ from erpo_ray.local import InProcessBackend
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir.lines import artefact
 from erpo_ray.types import (
+    Advantage,
     Candidate,
     Example,
     Objective,
@@ -34,6 +35,7 @@ from erpo_ray.types import (
     Prompt,
     Request,
     Sampling,
+    Surrogate,
     Training,
     Verdict,
     encode,
@@ -85,6 +87,16 @@ def pairs(renderer: Renderer) -> list[Pair]:
     prompt = renderer.render("Is it so?")
     chosen, rejected = renderer.encode_completion("Yes, it is so."), renderer.encode_completion("No.")
     return [Pair(f"q{i}", f"p{i}", prompt, (), chosen, rejected, 1.0, "safety", "t") for i in range(8)]
+
+
+def advantages(renderer: Renderer) -> list[Advantage]:
+    prompts = [renderer.render(f"Is it {i}?") for i in range(8)]
+    good, bad = renderer.encode_completion("Yes, it is so."), renderer.encode_completion("No.")
+    return [
+        Advantage(f"a{i}{value}", f"p{i}", prompt, (), ids, value, value, "passes", "t")
+        for i, prompt in enumerate(prompts)
+        for ids, value in ((good, 1.0), (bad, -1.0))
+    ]
 
 
 def check(seen: Sequence[Candidate | Verdict], wanted: int, policy: Policy, renderer: Renderer) -> None:
@@ -196,6 +208,23 @@ def test_two_gloo_workers_train_and_the_engine_takes_the_weights_in_place(
     assert canary.distance(after.engine, after.trainer) < canary.distance(after.engine, before.trainer)
     assert _pid(backend._workers._rollout[0]) == engine
     check(list(backend.rollouts(requests(renderer, 4), (), NAME)), 8, trained, renderer)
+
+
+def test_advantages_train_on_the_same_workers(
+    backend: RayBackend, renderer: Renderer, smol: Path, tmp_path: Path
+) -> None:
+    group, base, kept = backend._trainers._group, backend.policy(smol), tmp_path / "kept"
+    out, work = tmp_path / "policy", tmp_path / "work"
+    for path in (out, work):
+        path.mkdir()
+    file = rows_file(tmp_path / "advantages.jsonl", advantages(renderer))
+    metrics = backend.reinforce(base, base, file, Surrogate(clip=0.2, kl=0.04), FIT, out, work, kept)
+    assert metrics["steps"] == 2
+    assert metrics["loss_first"] == pytest.approx(0, abs=0.02)
+    assert metrics["kl"] > 0 and backend.policy(out).version != base.version
+    (found,) = kept.iterdir()
+    assert len(found.read_bytes().splitlines()) == 16
+    assert backend._trainers._group is group
 
 
 def test_a_damaged_row_stops_training_with_its_line(

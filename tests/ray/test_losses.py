@@ -11,7 +11,7 @@ import torch
 
 from erpo_ray.train import losses
 from erpo_ray.train.losses import preference, target_logps
-from erpo_ray.types import Objective
+from erpo_ray.types import Objective, Surrogate
 
 
 def terms(chosen, rejected, objective, reference=(0.0, 0.0), tokens=(10, 10), weight=1.0, length_weight=1.0):
@@ -185,3 +185,71 @@ def test_target_logps_of_bf16_logits_are_float32() -> None:
     assert found.dtype == torch.float32
     found.sum().backward()
     assert logits.grad is not None and logits.grad.dtype == torch.bfloat16
+
+
+PPO = Surrogate(clip=0.2, kl=0.1)
+
+
+def surrogate(logp: float, old: float, ref: float, advantage: float, objective: Surrogate) -> float:
+    """Equation 3 of DeepSeekMath for one token, with its unbiased estimate of the KL, in float64."""
+    ratio = math.exp(logp - old)
+    gain = min(ratio * advantage, min(max(ratio, 1 - objective.clip), 1 + objective.clip) * advantage)
+    return -gain + objective.kl * (math.exp(ref - logp) - (ref - logp) - 1)
+
+
+TOKENS = [
+    # (log p, old, reference, advantage, weight): as it was, within the clip, beyond it on each side with each sign.
+    (-1.0, -1.0, -1.0, 0.7, 0.25),
+    (-1.0, -1.1, -1.3, -0.7, 0.125),
+    (-0.5, -1.0, -0.9, 1.5, 0.125),
+    (-0.5, -1.0, -0.4, -1.5, 0.25),
+    (-2.0, -1.5, -1.0, 1.5, 0.125),
+    (-2.0, -1.5, -2.5, -1.5, 0.125),
+]
+
+
+def gradient(
+    objective: Surrogate, tokens: list[tuple[float, ...]] = TOKENS
+) -> tuple[losses.PolicyGradient, list[float]]:
+    logps, *others = (torch.tensor(column) for column in zip(*tokens, strict=True))
+    logps.requires_grad_()
+    found = losses.policy_gradient(logps, *others, objective)
+    found.loss.backward()
+    assert logps.grad is not None
+    return found, logps.grad.tolist()
+
+
+@pytest.mark.parametrize("objective", [PPO, replace(PPO, kl=0.0), replace(PPO, clip=0.7), replace(PPO, kl=2.0)])
+def test_a_policy_gradient_is_that_of_the_formula_in_float64(objective: Surrogate) -> None:
+    found, slopes = gradient(objective)
+    loss = sum(weight * surrogate(*token, objective) for *token, weight in TOKENS)
+    assert found.loss.item() == pytest.approx(loss, rel=1e-6)
+    step = 1e-6
+    for (logp, *token, weight), slope in zip(TOKENS, slopes, strict=True):
+        up, down = (weight * surrogate(logp + way * step, *token, objective) for way in (1, -1))
+        assert slope == pytest.approx((up - down) / (2 * step), rel=1e-4, abs=1e-6)
+
+
+def test_before_any_update_the_gradient_is_that_of_reinforce() -> None:
+    tokens = [(-1.0, -1.0, -1.0, 0.7, 0.5), (-3.0, -3.0, -3.0, -0.4, 0.5)]
+    found, slopes = gradient(PPO, tokens)
+    assert slopes == pytest.approx([-0.5 * 0.7, 0.5 * 0.4])
+    assert (found.kl.item(), found.clipped.item(), found.drift.item()) == (0, 0, 0)
+    assert found.surprisal.item() == pytest.approx(2)
+
+
+def test_equal_rewards_move_nothing() -> None:
+    _, slopes = gradient(PPO, [(-1.0, -1.0, -1.0, 0.0, 0.5), (-3.0, -3.0, -3.0, 0.0, 0.5)])
+    assert slopes == [0, 0]
+
+
+def test_a_token_beyond_the_clip_moves_no_further_but_comes_back() -> None:
+    found, slopes = gradient(replace(PPO, kl=0.0))
+    assert [slope == 0 for slope in slopes] == [False, False, True, False, False, True]
+    assert found.clipped.item() == pytest.approx(0.25)
+
+
+def test_the_kl_term_is_never_negative_and_pulls_to_the_reference() -> None:
+    found, (up, down) = gradient(PPO, [(-1.0, -1.0, -0.5, 0.0, 0.5), (-1.0, -1.0, -1.5, 0.0, 0.5)])
+    assert up < 0 < down
+    assert found.kl.item() == pytest.approx(((math.exp(0.5) - 1.5) + (math.exp(-0.5) - 0.5)) / 2)

@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from erpo_ray.types import Example, Pair
+from erpo_ray.types import Advantage, Example, Pair
 
 VOCABULARY = 96
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}\n"
@@ -67,3 +67,17 @@ def pairs(count: int, seed: int = 0) -> list[Pair]:
         Pair(f"a{i}", f"p{i}", _ids(rng, 2, 9), (7,), (*_ids(rng, 1, 9), 2), (*_ids(rng, 4, 14), 2), 1.0, "safety", "")
         for i in range(count)
     ]
+
+
+def advantages(groups: int, samples: int = 3, seed: int = 0) -> list[Advantage]:
+    """Groups of completions of one prompt each: the first is better than the others, by an advantage of 1 to -1/2."""
+    rng = random.Random(seed)
+    rows = []
+    for at in range(groups):
+        prompt = _ids(rng, 2, 9)
+        for k in range(samples):
+            worth = 1.0 if k == 0 else -1.0 / (samples - 1)
+            rows.append(
+                Advantage(f"v{at}.{k}", f"p{at}", prompt, (7,), (*_ids(rng, 2, 12), 2), worth, worth, "passes", "")
+            )
+    return rows

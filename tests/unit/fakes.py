@@ -16,6 +16,7 @@ from erpo_ray.rundir import read_rows
 from erpo_ray.teachers import TemplateTeacher
 from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.types import (
+    Advantage,
     Candidate,
     Example,
     Objective,
@@ -23,6 +24,7 @@ from erpo_ray.types import (
     Policy,
     Prompt,
     Request,
+    Surrogate,
     Training,
     Verdict,
     encode,
@@ -109,6 +111,20 @@ class Rote:
         kept: Path,
     ) -> dict[str, float]:
         rows = list(read_rows(pairs, Pair))
+        return self._trained(policy, out, work, len(rows))
+
+    def reinforce(
+        self,
+        policy: Policy,
+        reference: Policy,
+        advantages: Path,
+        objective: Surrogate,
+        training: Training,
+        out: Path,
+        work: Path,
+        kept: Path,
+    ) -> dict[str, float]:
+        rows = list(read_rows(advantages, Advantage))
         return self._trained(policy, out, work, len(rows))
 
     def close(self) -> None:

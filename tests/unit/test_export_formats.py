@@ -123,7 +123,7 @@ def test_pairs_are_written_a_group_of_rows_at_a_time(tmp_path: Path, monkeypatch
 def test_a_run_without_pairs_leaves_no_folder(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "stages" / "01-prefer" / "pairs.jsonl").unlink()
     assert main(["export", str(run), str(tmp_path / "out"), "--to", "trl"]) == 2
-    assert "has no pairs yet; wait for its first prefer stage" in capsys.readouterr().err
+    assert "has no pairs; prefer stages write them: wait for the first, if any" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 

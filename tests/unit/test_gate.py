@@ -46,6 +46,7 @@ def test_a_prefer_stage_may_lose_no_more_than_the_tolerances(old: Any, new: Any,
 
 def test_the_reason_names_what_went_wrong() -> None:
     decision = accept(measured(0.9, 0.1), measured(0.5, 0.3), Gate(), "prefer")
+    assert accept(measured(0.9, 0.1), measured(0.5, 0.3), Gate(), "reinforce") == decision
     assert decision == Decision(
         False,
         "rejected: harmful refused 90.0% -> 50.0%, a fall of more than 3.0%; "

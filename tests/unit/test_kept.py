@@ -28,6 +28,15 @@ def test_what_was_appended_is_read_to_the_last_bit(path: Path) -> None:
     assert read(path, ALL) == FOUND
 
 
+def test_log_probabilities_of_tokens_stand_beside_their_sums(tmp_path: Path) -> None:
+    path = file(tmp_path, "0" * 16)
+    names = [key("v", True, (1, 2), (3, 4), by_token) for by_token in (False, True)]
+    rows = [Scored(names[0], 2, -3.5), Scored(names[1], 2, (-1.25, -2.25)), Scored("b" * 16, 2, (-1.0, float("nan")))]
+    append(path, rows)
+    assert names[0] != names[1]
+    assert read(path, dict.fromkeys([*names, "b" * 16], 2)) == {names[0]: -3.5, names[1]: (-1.25, -2.25)}
+
+
 def test_only_what_is_wanted_is_read_and_none_without_a_file(path: Path) -> None:
     assert read(path, {"b" * 16: 1, "d" * 16: 1}) == {"b" * 16: -0.1}
     assert read(path.with_name("other.jsonl"), ALL) == {}

@@ -55,8 +55,8 @@ def test_a_method_says_where_it_is_from_and_what_it_assumes(method: str) -> None
 
 
 def rows(place: Path) -> dict[str, bytes]:
-    """Every file of examples and pairs."""
-    found = [path for name in ("examples", "pairs") for path in place.glob(f"run/stages/*/{name}.jsonl")]
+    """Every file of examples, pairs and advantages."""
+    found = [path for name in ("examples", "pairs", "advantages") for path in place.glob(f"run/stages/*/{name}.jsonl")]
     return {path.relative_to(place).as_posix(): path.read_bytes() for path in sorted(found)}
 
 
@@ -72,7 +72,7 @@ def test_sft_is_the_first_stage_of_erpo() -> None:
 
 def test_dpo_has_rounds_on_plain_answers_with_one_objective() -> None:
     config = Config.model_validate({"method": "dpo", "prefer": {"gamma": 0.5}, "rounds": {"count": 2, "gamma": 9.0}})
-    found = METHODS["dpo"](config)
+    found: Any = METHODS["dpo"](config)
     assert [(stage.kind, stage.traced, stage.objective.gamma) for stage in found] == [("prefer", False, 0.5)] * 3
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from erpo_ray.rundir import RunDir
 from erpo_ray.rundir.lines import artefact, ledger_line, ledger_rows
 from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.types import (
+    Advantage,
     Axes,
     Candidate,
     Failure,
@@ -140,6 +142,19 @@ def test_curves_time_and_judge_cards_are_shown_where_they_are(copy: Path) -> Non
     assert found.text("dd").startswith("0.9120.5 [0.25\u20130.75], n 97\u2013") and "kill a process" in found.text("th")
     hidden = page(copy, redact=True).text()
     assert "0.912" in hidden and "kill a process" not in hidden
+
+
+def test_a_reinforce_stage_is_drawn_with_what_it_logs(copy: Path) -> None:
+    curve = [Step(1, 0.0, kl=0.0, clipped=0.0, surprisal=1.5), Step(2, -0.1, kl=0.01, clipped=0.2, surprisal=1.4)]
+    (copy / "stages/00-prefer/training.jsonl").write_bytes(artefact([encode(row) for row in curve]))
+    row = Advantage("a", "p", (1,), (), (2,), 0.0, -1.0, "passes", "")
+    rows = [encode(row), encode(replace(row, kind="safety"))]
+    (copy / "stages/00-prefer/pairs.jsonl").unlink()
+    (copy / "stages/00-prefer/advantages.jsonl").write_bytes(artefact(rows))
+    assert read(copy).stages[1].kept == {"passes": 1, "safety": 1}
+    found = page(copy)
+    assert "Reinforcement" in found.text("h3") and "Preference (DPO)" not in found.text("h3")
+    assert "KL to the reference" in found.text("text") and "share of tokens clipped" in found.text("text")
 
 
 def test_what_judges_disagree_about_is_listed_with_prompt_and_answer(copy: Path) -> None:

@@ -43,16 +43,16 @@ def test_an_engine_is_cut_over_as_few_gpus_as_hold_it() -> None:
 
 
 def test_a_trainer_of_all_weights_takes_16_bytes_a_parameter_and_its_activations() -> None:
-    found = scale.train_memory(MODEL, Fit(micro_batch_size=1), length=1000, pairs=False)
+    found = scale.train_memory(MODEL, Fit(micro_batch_size=1), length=1000, sides=1)
     assert found.weights + found.optimiser == pytest.approx(16 * 8e9 / GIB)
     # 34 bytes a token, hidden unit and layer; logits with gradient in float32.
     assert found.activations == pytest.approx((34 * 1000 * 4096 * 32 + 8 * 1000 * 128256) / GIB)
-    pairs = scale.train_memory(MODEL, Fit(micro_batch_size=1), 1000, pairs=True)
+    pairs = scale.train_memory(MODEL, Fit(micro_batch_size=1), 1000, sides=2)
     assert pairs.activations == pytest.approx(2 * found.activations)
-    thrift = scale.train_memory(MODEL, Fit(micro_batch_size=1, gradient_checkpointing=True), 1000, pairs=False)
+    thrift = scale.train_memory(MODEL, Fit(micro_batch_size=1, gradient_checkpointing=True), 1000, sides=1)
     # What enters each layer is kept in bf16, and one layer is worked out at a time.
     assert thrift.activations == pytest.approx((1000 * 4096 * (2 * 32 + 34) + 8 * 1000 * 128256) / GIB)
-    cut = scale.train_memory(MODEL, Fit(micro_batch_size=1), 1000, pairs=False, shards=8)
+    cut = scale.train_memory(MODEL, Fit(micro_batch_size=1), 1000, sides=1, shards=8)
     assert (cut.optimiser, cut.activations) == (found.optimiser / 8, found.activations)
 
 
@@ -60,7 +60,7 @@ def test_a_lora_has_moments_of_its_adapters_alone() -> None:
     fit = Fit(lora_rank=64)
     # A layer: q and o 2 * 4096, k and v 4096 + 1024, the three of the MLP 4096 + 14336.
     assert MODEL.adapters(fit) == 64 * 32 * (2 * 8192 + 2 * 5120 + 3 * 18432) == 167_772_160
-    assert scale.train_memory(MODEL, fit, 1000, pairs=False).optimiser == pytest.approx(12 * 167_772_160 / GIB)
+    assert scale.train_memory(MODEL, fit, 1000, sides=1).optimiser == pytest.approx(12 * 167_772_160 / GIB)
 
 
 def test_sampling_is_bound_by_memory_then_by_arithmetic_and_never_faster_than_a_step() -> None:
@@ -110,7 +110,7 @@ def test_a_run_on_paper_pays_for_all_machines_as_long_as_it_takes() -> None:
     assert found.phases == (pytest.approx(1e6 / sampled + 1e6 / trained + 24.0),)
     assert found.money == pytest.approx(2 * 3.00 * (180 + found.phases[0]) / 3600)
     assert found.memory["rollout"] == scale.rollout_memory(MODEL, 1, 200)
-    assert found.memory["train"] == scale.train_memory(MODEL, config.imitate.fit, 200, pairs=False)
+    assert found.memory["train"] == scale.train_memory(MODEL, config.imitate.fit, 200, sides=1)
     assert found.room_gib["train"] == 80e9 / GIB
 
 

@@ -10,8 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erpo_ray.errors import UsageError
-from erpo_ray.train.rows import Order, bearing, examples, fingerprint, micro_batch, order, pairs, with_skipped
-from erpo_ray.types import Example, Pair
+from erpo_ray.train.rows import (
+    Order,
+    bearing,
+    examples,
+    fingerprint,
+    groups,
+    micro_batch,
+    order,
+    pairs,
+    shares,
+    with_skipped,
+)
+from erpo_ray.types import Advantage, Example, Pair
 
 
 def example(prompt: tuple[int, ...] = (1, 2), completion: tuple[int, ...] = (3, 4, 5), id: str = "e") -> Example:
@@ -52,6 +63,35 @@ def test_weights_are_one_a_completion_token_or_none() -> None:
 def test_empty_sides_are_refused(row: Example) -> None:
     with pytest.raises(UsageError, match="row e: an empty prompt or completion"):
         examples([row], 9)
+
+
+def advantage(id: str, completion: tuple[int, ...], value: float = 0.5, prompt: tuple[int, ...] = (1, 2)) -> Advantage:
+    return Advantage(id, "p", prompt, (3,), completion, 1.0, value, "passes", "")
+
+
+def test_completions_behind_one_context_are_a_row_in_their_order() -> None:
+    rows = [advantage("a", (5,)), advantage("b", (6, 7), -1.0), advantage("c", (8,), prompt=(9,)), advantage("d", (5,))]
+    first, second = groups(rows, 5)
+    assert (first.id, first.context, first.completions) == ("a", (1, 2, 3), ((5,), (6, 7), (5,)))
+    assert (first.advantages, second.advantages) == ((0.5, -1.0, 0.5), (0.5,))
+    assert (second.context, second.completions, first.longest) == ((9, 3), ((8,),), 5)
+    assert fingerprint([first]) != fingerprint(groups([replace(row, advantage=0.1) for row in rows], 5)[:1])
+    with pytest.raises(UsageError, match="row a has 5 tokens, the limit is 4"):
+        groups(rows, 4)
+
+
+def test_tokens_of_a_group_share_its_weight() -> None:
+    (row,) = groups([advantage("a", (5,)), advantage("b", (6, 7, 8))], 9)
+    assert shares(row, "sequence") == pytest.approx([1 / 2, 1 / 6])
+    assert shares(row, "token") == pytest.approx([1 / 4, 1 / 4])
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_the_shares_of_a_group_add_up_to_one(lengths: list[int]) -> None:
+    (row,) = groups([advantage(f"r{at}", (4,) * length) for at, length in enumerate(lengths)], 99)
+    for normalise in ("sequence", "token"):
+        each = shares(row, normalise)
+        assert sum(share * length for share, length in zip(each, lengths, strict=True)) == pytest.approx(1)
 
 
 def test_what_a_side_skips_is_scored_apart_and_taken_off() -> None:
