@@ -12,10 +12,10 @@ from erpo_ray.config.methods import Steps
 from erpo_ray.errors import UsageError
 from erpo_ray.judging.composition import Composition, admissible, length_term, reward
 from erpo_ray.methods.base import History, Task
-from erpo_ray.methods.rounds import Round
+from erpo_ray.methods.rounds import Round, by_prompt
 from erpo_ray.pairs import Item
 from erpo_ray.steps import Drawn, Node, Preference, grow, preferences
-from erpo_ray.types import Group, LeftOut, Pair, PairKind, Request, identity
+from erpo_ray.types import Group, LeftOut, Pair, PairKind, identity
 
 
 def require_rewards(config: Config) -> None:
@@ -63,36 +63,6 @@ class StepRound(Round):
             )
             for item in items
         )
-
-    def behind(self, task: Task, group: Group, node: Node, completions: int) -> Request:
-        """So many further completions of the prompt that begin as the node does."""
-        drawn = len(group.candidates)
-        first = self._request(task, group.prompt, task.config.prefer.draw.sampling())
-        left = max(1, first.sampling.max_tokens - len(node.prefix))
-        return replace(
-            first,
-            samples=tuple(range(drawn, drawn + completions)),
-            sampling=replace(first.sampling, max_tokens=left),
-            prefix_ids=node.prefix,
-        )
-
-
-def by_prompt(groups: Iterable[Group]) -> list[tuple[Group, int]]:
-    """All candidates of a prompt in one group, and how many groups they came in."""
-    found: dict[str, list[Group]] = {}
-    for group in groups:
-        found.setdefault(group.prompt.id, []).append(group)
-    return [
-        (
-            replace(
-                parts[0],
-                candidates=tuple(c for part in parts for c in part.candidates),
-                verdicts=tuple(v for part in parts for v in part.verdicts),
-            ),
-            len(parts),
-        )
-        for parts in found.values()
-    ]
 
 
 def worth(group: Group, item: Item, shortest: int, composition: Composition, length_weight: float) -> float:
