@@ -144,7 +144,8 @@ def answer_alone(task: Task, prompt: Prompt, answer: str) -> Example | LeftOut:
 def _beginning(task: Task, prompt: Prompt) -> Example | LeftOut:
     config = task.config
     category = task.book.category(prompt.category)
-    trace = TemplateTeacher().write(prompt, category, None if prompt.label == "harmful" else "-", config.seed)
+    teacher = TemplateTeacher(config.model.dialect)
+    trace = teacher.write(prompt, category, None if prompt.label == "harmful" else "-", config.seed)
     if prompt.label == "benign" and REFUSING.search(trace.assessment):
         return LeftOut(prompt.id, "intent: refusal_wording")
     text = render(trace, config.model.dialect)

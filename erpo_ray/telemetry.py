@@ -15,7 +15,8 @@ class Step:
     """A row of `training.jsonl`: one logged training step. What its loss does not have is None.
 
     `margin` is that of the rewards (times beta), `accuracy` the share of pairs with a positive one, the
-    log-probabilities are sums over a completion in nats, means over the pairs of the step.
+    log-probabilities are sums over a completion in nats, means over the pairs of the step. Of an imitate stage with
+    contrasts the first two are those of the two logits.
     """
 
     step: int

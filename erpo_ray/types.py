@@ -140,10 +140,20 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """Which of two tokens is wanted at a position of a completion: -log sigmoid(z(chosen) - z(rejected)), z logits."""
+
+    at: int
+    chosen: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row of an imitate stage: loss falls on `completion_ids` only. `kind` says how it was made.
 
-    `weights` holds the loss weight of each completion token (empty: 1 each).
+    `weights` holds the loss weight of each completion token (empty: 1 each). The loss of a step is the weighted mean
+    over its tokens, and beside it the mean over its `contrasts`, times `contrast_weight`.
     """
 
     id: str
@@ -153,6 +163,8 @@ class Example:
     completion_ids: tuple[int, ...]
     text: str
     weights: tuple[float, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
+    contrast_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +248,7 @@ class Training:
     lora_rank: int = 0
     lora_alpha: int = 0
     lora_targets: tuple[str, ...] = ()
+    lora_whole: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from transformers.utils import is_torch_tf32_available
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.telemetry import STEPS, Step, step
 from erpo_ray.train import checkpoints, models
-from erpo_ray.train.forward import completion_logps
+from erpo_ray.train.forward import completion_logits, summed
 from erpo_ray.train.packed import Batch
 from erpo_ray.train.rows import Order, Sequences, micro_batch
 from erpo_ray.types import Training, encode
@@ -110,12 +110,16 @@ class TokenExact(Trainer):
     tokens = 0
 
     def logps(self, model: Any, batch: Batch, weights: Tensor | None = None) -> Tensor:
-        """`completion_logps` with the weights cast to bf16 once, however many forward passes it takes."""
+        """`completion_logps`, from `logits`."""
+        return summed(self.logits(model, batch), batch, weights)
+
+    def logits(self, model: Any, batch: Batch) -> Tensor:
+        """`completion_logits` with the weights cast to bf16 once, however many forward passes it takes."""
         if self.accelerator.num_processes == 1:
             # Its wrapper copies the logits of the whole batch to float32.
             model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         with self.accelerator.autocast():
-            return completion_logps(model, batch, weights)
+            return completion_logits(model, batch)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.order

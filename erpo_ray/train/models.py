@@ -55,6 +55,7 @@ def adapter(training: Training) -> LoraConfig | None:
         r=training.lora_rank,
         lora_alpha=training.lora_alpha or training.lora_rank,
         target_modules=list(training.lora_targets) or "all-linear",
+        modules_to_save=list(training.lora_whole) or None,
         task_type="CAUSAL_LM",
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from erpo_ray.errors import UsageError
-from erpo_ray.types import Example, Pair, identity, seed_of
+from erpo_ray.types import Contrast, Example, Pair, identity, seed_of
 
 Row = Example | Pair | Mapping[str, Any]
 
@@ -29,6 +29,9 @@ class Sequences:
     """Leading tokens of each completion that bear no loss; empty: none."""
     token_weights: tuple[float, ...] = ()
     """Loss weight of each token of the only completion; empty: 1 each."""
+    contrasts: tuple[Contrast, ...] = ()
+    """Of the only completion; `contrast_weight` is a factor on each."""
+    contrast_weight: float = 1.0
 
     @property
     def longest(self) -> int:
@@ -42,8 +45,8 @@ class Sequences:
 def examples(rows: Iterable[Any], max_length: int) -> list[Sequences]:
     """Imitate rows from `Example`s or from mappings (a `datasets.Dataset`, Ray Data rows) with the same fields.
 
-    Raises UsageError for no rows, for an empty prompt or completion, for weights that do not fit the completion, and
-    for a row longer than `max_length`: cutting it would teach an answer without its end.
+    Raises UsageError for no rows, for an empty prompt or completion, for weights or contrasts that do not fit the
+    completion, and for a row longer than `max_length`: cutting it would teach an answer without its end.
     """
     found = [
         Sequences(
@@ -51,9 +54,14 @@ def examples(rows: Iterable[Any], max_length: int) -> list[Sequences]:
             _ids(row, "prompt_ids"),
             (_ids(row, "completion_ids"),),
             token_weights=tuple(map(float, _get(row, "weights"))),
+            contrasts=tuple(map(_contrast, _get(row, "contrasts"))),
+            contrast_weight=float(_get(row, "contrast_weight")),
         )
         for row in rows
     ]
+    for row in found:
+        if any(not 0 <= c.at < len(row.completions[0]) or c.chosen == c.rejected for c in row.contrasts):
+            raise UsageError(f"row {row.id}: a contrast lies outside the completion or is between equals; drop it")
     return _checked(found, max_length)
 
 
@@ -158,6 +166,8 @@ def fingerprint(rows: Sequence[Sequences]) -> str:
                 row.length_weight,
                 row.skips,
                 row.token_weights,
+                row.contrasts,
+                row.contrast_weight,
             )
         )
     )
@@ -201,6 +211,11 @@ def _checked(rows: list[Sequences], max_length: int) -> list[Sequences]:
 
 def _get(row: Row, name: str) -> Any:
     return row[name] if isinstance(row, Mapping) else getattr(row, name)
+
+
+def _contrast(found: Any) -> Contrast:
+    at, chosen, rejected = (int(_get(found, name)) for name in ("at", "chosen", "rejected"))
+    return Contrast(at, chosen, rejected)
 
 
 def _ids(row: Row, name: str) -> tuple[int, ...]:
