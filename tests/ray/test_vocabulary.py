@@ -142,7 +142,7 @@ def test_the_gradient_is_that_of_a_plain_float64_reference(policies: tuple[Path,
 def test_contrasts_are_learnt(policies: tuple[Path, Path], tmp_path: Path) -> None:
     steps: list[dict[str, float]] = []
     imitate(policies[1], rows(16), replace(PLAIN, epochs=6), tmp_path / "out", report=lambda *s: steps.append(s[2]))
-    assert steps[-1]["margin"] > 1 and steps[-1]["accuracy"] == 1.0
+    assert steps[-1]["margin"] > 0.5 and steps[-1]["accuracy"] == 1.0
 
 
 def test_a_lora_may_train_embeddings_whole(policies: tuple[Path, Path], tmp_path: Path) -> None:
