@@ -38,13 +38,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a completion is drawn. `temperature` 0 is greedy; `top_k` 0 and `min_p` 0 are off."""
+    """How a completion is drawn. `temperature` 0 is greedy; `top_k` 0 and `min_p` 0 are off; texts in `stop` end it."""
 
     temperature: float
     max_tokens: int
     top_k: int = 0
     min_p: float = 0.0
     top_p: float = 1.0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
