@@ -22,6 +22,9 @@ STAMP := $(VENV)/installed-$(shell cat $(LOCK) $(TORCH) pyproject.toml | sha256s
 TEST_STAMP := $(VENV)/tested-with-$(shell cat $(LOCK) $(TEST_LOCK) | sha256sum | cut -c1-16)
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
+# Set in some images; then every process would compile every module it loads, torch and vLLM among them.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Models that are made from packages live in the repository's own cache; once installed, nothing asks a network for any.
 export ERPO_CACHE ?= $(CURDIR)/.cache/erpo_ray
 GPU_LOCK := requirements/lock-gpu.txt
@@ -96,9 +99,8 @@ $(TEST_STAMP): $(STAMP)
 # Unit tests side by side; the others load models and take the machine for themselves.
 test: check $(TEST_STAMP)
 	$(PYTEST) tests/unit -n 2
-	$(PYTEST) tests/ray
+	$(PYTEST) tests/ray tests/gpu
 	$(PYTEST) tests/e2e
-	$(if $(wildcard tests/gpu),$(PYTEST) tests/gpu)
 
 bench: install
 	$(OFFLINE) $(BIN)/python bench/all.py

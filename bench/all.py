@@ -17,7 +17,7 @@ SEEDS = "erpo_ray/prompts/seeds"
 BENCHES = (
     "driver.py",
     "overlap.py",
-    "startup.py",
+    f"startup.py {MODEL}",
     f"train.py {MODEL}",
     f"rollout.py {MODEL}",
     f"round.py {MODEL}",

@@ -74,9 +74,10 @@ def generated(start: Path, config: Config, prompts: Sequence[Prompt]) -> list[Ca
     from vllm import LLM, SamplingParams
 
     draw, cluster = config.prefer.draw, config.cluster
+    dtype = "bfloat16" if environment.bf16(environment.gpu_present()) else "float32"
     device: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": int(cluster.kv_cache_gib * 2**30)}
     engine = LLM(
-        model=str(start), dtype="bfloat16", max_model_len=config.model.max_length, max_num_seqs=cluster.in_flight,
+        model=str(start), dtype=dtype, max_model_len=config.model.max_length, max_num_seqs=cluster.in_flight,
         **({} if environment.gpu_present() else device),
     )  # fmt: skip
     sampling = SamplingParams(
@@ -184,12 +185,12 @@ def split(rows: int, updates: int, most: int) -> tuple[int, int]:
 
 
 def _common(config: Config, out: Path) -> dict[str, Any]:
-    fit = config.prefer.fit
+    fit, gpu = config.prefer.fit, environment.gpu_present()
     return dict(
         output_dir=str(out), learning_rate=fit.learning_rate, warmup_steps=fit.warmup_ratio,
-        lr_scheduler_type=fit.schedule, max_grad_norm=fit.max_grad_norm, beta=config.prefer.beta, bf16=True,
-        use_cpu=not environment.gpu_present(), gradient_checkpointing=False, report_to="none", save_strategy="no",
-        disable_tqdm=True, logging_strategy="no", seed=config.seed,
+        lr_scheduler_type=fit.schedule, max_grad_norm=fit.max_grad_norm, beta=config.prefer.beta,
+        bf16=environment.bf16(gpu), use_cpu=not gpu, gradient_checkpointing=False, report_to="none",
+        save_strategy="no", disable_tqdm=True, logging_strategy="no", seed=config.seed,
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from erpo_ray.types import Example, Objective, Pair, Prompt, Training
 ROWS = 8
 """Rows of a step."""
 GROUP = 4
+BF16 = environment.bf16(torch.cuda.is_available())
 GOALS = {
     ("pairs", "trl"): 0.6, ("groups", "trl"): 0.45, ("sft", "trl"): 0.7, ("pairs", "floor"): 1.25,
     ("groups", "floor"): 1.25, ("sft", "floor"): 1.25,
@@ -116,7 +117,7 @@ def shipped(model: Path, case: str, steps: int) -> float:
     ]
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = dict(
-            output_dir=folder, max_steps=steps, per_device_train_batch_size=ROWS, learning_rate=1e-5, bf16=True,
+            output_dir=folder, max_steps=steps, per_device_train_batch_size=ROWS, learning_rate=1e-5, bf16=BF16,
             use_cpu=not torch.cuda.is_available(), report_to="none", save_strategy="no", disable_tqdm=True,
             logging_strategy="no", gradient_checkpointing=False,
         )  # fmt: skip
@@ -155,7 +156,7 @@ def floor(model: Path, case: str, steps: int) -> float:
     ids = torch.randint(0, 1000, (len(rows), count // len(rows)), device=device)
     ends = []
     for _ in range(steps):
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=BF16):
             hidden = policy.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[:projected]
             logits = policy.lm_head(hidden)
         (-target_logps(logits, ids.flatten()[:projected])).mean().backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +15,28 @@ GIB = 2**30
 
 REFERENCE_PARAMETERS = 135e6
 REFERENCE_CORES = 2
-SAMPLED_PER_SECOND = 900.0
-TRAINED_PER_SECOND = 320.0
-"""Tokens a second measured with 135 million parameters on two cores (AVX-512 bf16): vLLM at batch 128, and forward and
-backward under bf16 autocast. Other sizes and core counts are scaled from these in proportion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Tokens a second with 135 million parameters on two cores: vLLM at batch 128, and forward and backward.
+
+    Other sizes and core counts are scaled from these in proportion. `weight_bytes` is what a parameter takes that the
+    engine serves.
+    """
+
+    sampled: float
+    trained: float
+    weight_bytes: int
+
+    def times(self, factor: float) -> Rates:
+        return replace(self, sampled=self.sampled * factor, trained=self.trained * factor)
+
+
+BF16 = Rates(900.0, 320.0, weight_bytes=2)
+"""Measured with AVX-512 BF16, trained under autocast."""
+FLOAT32 = Rates(150.0, 100.0, weight_bytes=4)
+"""Measured with AVX2, which has no bfloat16."""
 
 START_SECONDS = 30.0
 """Start of an engine or of a trainer."""
@@ -73,13 +91,14 @@ def costs(
     prompt_tokens: float,
     shape: Shape,
     cores: int,
+    rates: Rates = BF16,
 ) -> list[Cost]:
     """The phases of a run: evaluation of the base, then each stage and its evaluation.
 
     `stages` are names and kinds; `harmful` and `benign` the training prompts there are, `evaluated` the evaluation
-    prompts, `prompt_tokens` the mean length of a rendered prompt.
+    prompts, `prompt_tokens` the mean length of a rendered prompt, `rates` what the machine does.
     """
-    speed = REFERENCE_PARAMETERS / shape.parameters * cores / REFERENCE_CORES
+    speed = rates.times(REFERENCE_PARAMETERS / shape.parameters * cores / REFERENCE_CORES)
     out = [_evaluation("base", config, evaluated, speed)]
     negatives = 0
     for name, kind in stages:
@@ -93,9 +112,9 @@ def costs(
     return out
 
 
-def memory_gib(config: Config, shape: Shape, prompt_tokens: float) -> float:
+def memory_gib(config: Config, shape: Shape, prompt_tokens: float, rates: Rates = BF16) -> float:
     """Peak memory on CPU, when engine and trainer are both up."""
-    engine = 2 * shape.parameters / GIB + config.cluster.kv_cache_gib + RUNTIME_GIB
+    engine = rates.weight_bytes * shape.parameters / GIB + config.cluster.kv_cache_gib + RUNTIME_GIB
     length = prompt_tokens + config.prefer.draw.max_tokens
     sequences = max(config.imitate.fit.micro_batch_size, 2 * config.prefer.fit.micro_batch_size)
     # Logits and their gradient in float32 outweigh all other activations at small sizes.
@@ -104,7 +123,7 @@ def memory_gib(config: Config, shape: Shape, prompt_tokens: float) -> float:
     return config.cluster.rollout_workers * engine + config.cluster.train_workers * trainer
 
 
-def _imitate(name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: float) -> Cost:
+def _imitate(name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: Rates) -> Cost:
     settings = config.imitate
     refused = min(harmful, settings.harmful or harmful)
     answered = min(benign, settings.benign or benign)
@@ -125,7 +144,7 @@ def _imitate(name: str, config: Config, harmful: int, benign: int, prompt_tokens
 
 
 def _prefer(
-    name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: float, negatives: int
+    name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: Rates, negatives: int
 ) -> Cost:
     settings = config.prefer
     wanted = settings.explored
@@ -138,7 +157,7 @@ def _prefer(
     return _cost(name, "prefer", completions, settings.draw.max_tokens, rows, rows * length * 4 / 3, speed)
 
 
-def _evaluation(name: str, config: Config, evaluated: int, speed: float) -> Cost:
+def _evaluation(name: str, config: Config, evaluated: int, speed: Rates) -> Cost:
     return _cost(f"{name}: evaluation", "evaluate", evaluated, config.evaluate.max_tokens, 0, 0.0, speed)
 
 
@@ -154,8 +173,8 @@ def _cost(
     cap: int,
     rows: int,
     trained: float,
-    speed: float,
+    speed: Rates,
 ) -> Cost:
-    seconds = completions * cap / (SAMPLED_PER_SECOND * speed) + trained / (TRAINED_PER_SECOND * speed)
+    seconds = completions * cap / speed.sampled + trained / speed.trained
     started = START_SECONDS if rows or name.startswith("base") else 0.0
     return Cost(name, kind, completions, completions * cap, rows, round(trained), round(seconds + started, 1))

@@ -57,6 +57,10 @@ class Backend(Protocol):
         """The policy in a model directory, with its version."""
         ...
 
+    def expect(self, policy: Policy) -> None:
+        """This policy is the first that `prepare` will be asked for: workers may start with it. Returns at once."""
+        ...
+
     def prepare(self, policy: Policy) -> None:
         """Make every rollout worker serve `policy`, in place, and prove it. RunFailed when the weights differ."""
         ...

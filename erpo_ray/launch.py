@@ -87,11 +87,14 @@ def _align(
     renderer = ModelRenderer(model_dir)
     backend = backend_of(config, pulse.steps(progress.steps))
     try:
+        base = backend.policy(model_dir)
+        with run.stage("base") as s:
+            if not s.sealed:
+                backend.expect(base)
         categories = tuple(ready.book.categories)
         prompts = label(
             config, ready.book, lambda: backend.prompts(config.data, categories, config.seed).train, run, say
         )
-        base = backend.policy(model_dir)
         task = Task(config, base, prompts, ready.book, renderer, teacher_of(config))
         held = per_source([p for p in ready.mix.evaluate if p.label != "unknown"], config.evaluate.per_source)
         phase = pulse.phase(progress.phase)

@@ -33,6 +33,9 @@ class InProcessBackend(PooledBackend):
         """All prompts of a run, read here."""
         return gather(data, categories, seed)
 
+    def expect(self, policy: Policy) -> None:
+        """Nothing: a start would keep the caller waiting."""
+
     def _train(self, job: Job) -> dict[str, float]:
         if self._alone.engine:
             self._alone.engine.sleep()

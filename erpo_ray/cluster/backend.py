@@ -17,7 +17,7 @@ from erpo_ray.engines.judges import has_model
 from erpo_ray.errors import UsageError
 from erpo_ray.explore import Ahead, Name
 from erpo_ray.prompts.mixing import Mix
-from erpo_ray.types import Candidate, Request, Verdict
+from erpo_ray.types import Candidate, Policy, Request, Verdict
 
 
 class RayBackend(PooledBackend):
@@ -43,6 +43,10 @@ class RayBackend(PooledBackend):
     def prompts(self, data: Data, categories: Sequence[str], seed: int) -> Mix:
         """All prompts of a run, each source read by a Ray Data task."""
         return read_prompts(data, categories, seed)
+
+    def expect(self, policy: Policy) -> None:
+        """The rollout workers start, while prompts are read and the judge is proved."""
+        self._workers.serve(policy)
 
     def rollouts(
         self, requests: Iterable[Request], unjudged: Sequence[Item], name: Name, ahead: Ahead | None = None

@@ -31,6 +31,8 @@ NEEDED = (
 APART = ("torchvision", "torchaudio", "torchcodec")
 """Their CUDA builds break `import transformers` beside a CPU build of torch."""
 
+SLOW = "float32: this CPU has no bfloat16 of its own, a run takes several times as long"
+
 FREE_GIB = 5.0
 
 
@@ -91,6 +93,7 @@ def _devices() -> Iterator[Finding]:
     names = cuda_names()
     yield Finding("device", ", ".join(names) or f"CPU, {os.cpu_count()} cores")
     if not names:
+        yield Finding("arithmetic", "bfloat16" if environment.bf16(gpu=False) else SLOW)
         misfits = [name for name in APART if (found := _version(name)) and "+cpu" not in found]
         remedy = f"pip uninstall {' '.join(misfits)}" if misfits and "+cpu" in _version("torch") else ""
         yield Finding("CUDA companions of torch", ", ".join(misfits) or "none", remedy)

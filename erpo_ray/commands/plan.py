@@ -53,8 +53,9 @@ def facts(config: Config, ready: Ready, fleet: Sequence[Machines] = ()) -> dict[
     stages: list[Phase] = [
         (f"{number:02d}-{stage.name}", stage.kind) for number, stage in enumerate(METHODS[config.method](config))
     ]
+    cores, rates = os.cpu_count() or 1, estimate.BF16 if environment.bf16(gpu=False) else estimate.FLOAT32
     costs = estimate.costs(
-        config, stages, labels["harmful"], labels["benign"], len(evaluate), mean, shape, os.cpu_count() or 1
+        config, stages, labels["harmful"], labels["benign"], len(evaluate), mean, shape, cores, rates
     )
     on_cpu = not (environment.gpu_present() if config.cluster.gpu is None else config.cluster.gpu)
     shown = [next(prompt for prompt in train if prompt.label == label) for label in ("harmful", "benign")]
@@ -69,7 +70,7 @@ def facts(config: Config, ready: Ready, fleet: Sequence[Machines] = ()) -> dict[
         "rendered": [{"id": p.id, "label": p.label, "text": renderer.show(renderer.render(p.text))} for p in shown],
         "phases": [asdict(cost) if on_cpu else asdict(cost) | {"seconds": None} for cost in costs],
         "seconds": round(sum(cost.seconds for cost in costs)) if on_cpu else None,
-        "memory_gib": round(estimate.memory_gib(config, shape, mean), 1),
+        "memory_gib": round(estimate.memory_gib(config, shape, mean, rates), 1),
         "disk_gib": round(ready.disk_bytes / estimate.GIB, 1),
         "machines": _on(fleet, config, scale.dims(ready.model_dir, shape.parameters), costs, mean) if fleet else None,
     }

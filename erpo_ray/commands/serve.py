@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from erpo_ray import preflight
+from erpo_ray import environment, preflight
 from erpo_ray.commands.common import model_of, run_config, run_of
 from erpo_ray.config import Config
 from erpo_ray.endings import terminable
-from erpo_ray.environment import gpu_present
 from erpo_ray.errors import EnvironmentFault, UsageError
 from erpo_ray.terminal import clean
 
@@ -44,7 +43,7 @@ def serve(model: str, host: str, port: int, name: str | None) -> int:
         print(f"erpo: {clean(host)} can be reached by others; VLLM_API_KEY=... asks them for a key", file=sys.stderr)
     with terminable():
         # stdout says where the server is and nothing else; what vLLM logs there goes to stderr.
-        ordered = command(folder, config, host, port, served, gpu_present())
+        ordered = command(folder, config, host, port, served, environment.gpu_present())
         child = subprocess.Popen(ordered, env=_environment(), stdout=2)
         try:
             print(f"starting vLLM with {clean(str(folder))}", file=sys.stderr)
@@ -64,7 +63,9 @@ def running(folder: Path, config: Config, name: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind((host, 0))
         port = free.getsockname()[1]
-    child = subprocess.Popen(command(folder, config, host, port, name, gpu_present()), env=_environment(), stdout=2)
+    child = subprocess.Popen(
+        command(folder, config, host, port, name, environment.gpu_present()), env=_environment(), stdout=2
+    )
     try:
         _until_healthy(child, host, port)
         if child.poll() is not None:
@@ -93,7 +94,7 @@ def command(folder: Path, config: Config, host: str, port: int, name: str, gpu: 
         f"--served-model-name={name}",
         f"--host={host}",
         f"--port={port}",
-        "--dtype=bfloat16",
+        f"--dtype={'bfloat16' if environment.bf16(gpu) else 'float32'}",
         "--load-format=safetensors",
         "--max-model-len=-1",
         f"--max-num-seqs={config.cluster.in_flight}",

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack
 
+from erpo_ray import environment
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.values import Head, Ids, Valued, regress
 from erpo_ray.rundir.files import Files
@@ -81,5 +82,6 @@ def _load(model_dir: Path, gpu: bool) -> Any:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(str(model_dir), dtype=torch.bfloat16, use_safetensors=True)
+    dtype = torch.bfloat16 if environment.bf16(gpu) else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(str(model_dir), dtype=dtype, use_safetensors=True)
     return model.to("cuda" if gpu else "cpu").eval()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from erpo_ray import rules
+from erpo_ray import environment, rules
 from erpo_ray.config import Source
 from erpo_ray.engines import models
 from erpo_ray.engines.embeddings import CategoryModel, Embedder
@@ -212,7 +212,7 @@ def test_weights_change_in_place_and_back(engine: Engine, renderer: Renderer, sm
         (answer,) = drain(engine, question)
         seen[name] = answer.token_ids, engine.logprobs(*tokens)
         assert answer.policy == name
-        (trainer,) = canary.logprobs(path, [tokens[0]], [tokens[1]], bf16=True)
+        (trainer,) = canary.logprobs(path, [tokens[0]], [tokens[1]], environment.bf16(gpu=False))
         assert sum(seen[name][1]) / len(tokens[1]) == pytest.approx(trainer, abs=0.05)
     assert seen["again"] == seen["base"]
     assert seen["shifted"][0] != seen["base"][0]
@@ -222,7 +222,8 @@ def test_weights_change_in_place_and_back(engine: Engine, renderer: Renderer, sm
 def test_greedy_text_is_transformers_text(engine: Engine, renderer: Renderer, smol: Path) -> None:
     question = ask(renderer, "What is the capital of France?")
     (answer,) = drain(engine, question)
-    model = AutoModelForCausalLM.from_pretrained(smol, dtype=torch.bfloat16)
+    dtype = torch.bfloat16 if environment.bf16(gpu=False) else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(smol, dtype=dtype)
     ids = torch.tensor([question.prompt_ids])
     own = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24)
     assert tuple(own[0, ids.shape[1] :].tolist()) == answer.token_ids

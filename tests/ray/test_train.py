@@ -19,6 +19,7 @@ import torch
 import torch.multiprocessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from erpo_ray import environment
 from erpo_ray.errors import RunFailed
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.telemetry import STEPS, Step
@@ -105,9 +106,11 @@ def test_micro_batches_do_not_change_the_step(policy: Path, tmp_path: Path) -> N
     assert not same(tmp_path / "four", policy, atol=2e-3)
 
 
-def test_master_weights_are_float32_and_products_bf16(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("native", "product"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_master_weights_are_float32_and_products_bf16_where_they_are_fast(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, product: torch.dtype
 ) -> None:
+    monkeypatch.setattr(environment, "bf16", lambda gpu: native)
     products, masters = set(), set()
 
     def load(path: Path, **where: Any):
@@ -124,11 +127,12 @@ def test_master_weights_are_float32_and_products_bf16(
     models_load = models.load
     monkeypatch.setattr(models, "load", load)
     imitate(policy, tiny.examples(16), replace(PLAIN, bf16=True), tmp_path / "out")
-    assert products == {torch.bfloat16}
+    assert products == {product}
     assert masters == {torch.float32}
 
 
-def test_small_updates_survive_in_bf16_training(policy: Path, tmp_path: Path) -> None:
+def test_small_updates_survive_in_bf16_training(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "bf16", lambda gpu: True)
     rows = tiny.examples(16)
     found = imitate(policy, rows, replace(PLAIN, bf16=True, epochs=20, learning_rate=1e-4), tmp_path / "out")
     assert found["loss_last"] < found["loss_first"] - 0.01

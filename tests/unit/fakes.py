@@ -77,6 +77,8 @@ class Rote:
     def policy(self, path: Path) -> Policy:
         return Policy(path, f"skill{(path / 'skill').read_text()}")
 
+    def expect(self, policy: Policy) -> None: ...
+
     def prepare(self, policy: Policy) -> None:
         self._skill = int((policy.path / "skill").read_text())
         self.served.append(policy.version)

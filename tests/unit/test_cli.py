@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,26 @@ def test_messages_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) 
 
 def test_clean_keeps_text_newlines_and_tabs() -> None:
     assert clean("caf\u00e9 \u4f60\U0001f600\n\tx\x00\x07\x9b\u2066\u200f\ud800") == "caf\u00e9 \u4f60\U0001f600\n\tx"
+
+
+@pytest.mark.parametrize(
+    ("listed", "native"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512_bf16 avx512vl\n", True),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", True),
+        ("processor\t: 0\nflags\t\t: fpu fma avx avx2\nbugs\t: avx512_bf16\n", False),
+        ("", False),
+    ],
+)
+def test_bfloat16_where_the_processor_has_it(
+    listed: str, native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(listed)
+    monkeypatch.setattr(environment, "_CPU_INFO", tmp_path / "cpuinfo")
+    environment._cpu_flags.cache_clear()
+    assert environment.bf16(gpu=False) is native
+    environment._cpu_flags.cache_clear()
+    assert environment.bf16(gpu=True)
 
 
 def test_telemetry_is_off_but_a_users_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +235,10 @@ def test_costs_follow_counts_and_settings() -> None:
     assert found[1].sampled_tokens == 60 * 50
     twice = estimate.costs(config, stages, 40, 30, 20, 25, estimate.Shape(270_000_000, 50_000), 2)
     assert twice[2].seconds == pytest.approx(2 * found[2].seconds, abs=0.2)
+    slow = replace(estimate.BF16, sampled=estimate.BF16.sampled / 6)
+    assert estimate.costs(config, stages, 40, 30, 20, 25, shape, 2, slow)[2].seconds == pytest.approx(
+        6 * found[2].seconds, abs=0.6
+    )
 
 
 def test_costs_of_derta_count_harmful_answers_and_the_turns_within_them() -> None:
