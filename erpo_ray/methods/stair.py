@@ -17,7 +17,8 @@ prompts are searched side by side: each pass draws what one selection in every t
 full batch. The chain is ERPO's trace: its three sections and the answer are the steps. `prefer.composition: stair` is
 the reward; for the paper's, `steps.length_weight` is 0.
 
-Not here: the process reward model from node values, and best-of-N and beam search with it.
+The process reward model from node values (`evaluate.values`), and best-of-N and beam search with it
+(`evaluate.search`), belong to any run of preferences: `erpo eval RUN --decode beam`.
 
 Assumption: the mean over few rollouts ranks siblings. Edge case: a tree whose completions are all alike has nothing to
 pair and draws until `search.completions` are spent.

@@ -19,10 +19,12 @@ from erpo_ray.engines.vllm import Engine, Finished
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.search import Ask, Beginning, Search, beam, best, best_of, borders, step_end
 from erpo_ray.evaluate.values import PENALTIES, Valued, nodes, regress, ridge
+from erpo_ray.explore import Part
 from erpo_ray.prompts.mixing import gather
 from erpo_ray.rules import load
+from erpo_ray.rundir import Ledger
 from erpo_ray.traces import Dialect, compose, render
-from erpo_ray.types import Failure, Prompt, Request, Sampling, Scores, Verdict
+from erpo_ray.types import Candidate, Failure, Policy, Prompt, Request, Sampling, Scores, Verdict
 
 TRACE = compose("A lock. Harmless.", "crime.1: met.", "Answer.", "Oil it.")
 
@@ -240,5 +242,20 @@ def test_nodes_are_those_of_the_trees_that_a_run_kept(tmp_path: Path) -> None:
 
 def test_a_run_without_rounds_has_nothing_to_learn_from(tmp_path: Path) -> None:
     run(tmp_path, of("sft"))
-    with pytest.raises(UsageError, match="no round of preference .* search.value to judge"):
+    with pytest.raises(UsageError, match="no round of preference .*search.value to judge"):
         nodes(tmp_path / "run", (), Letters().render, Letters().pieces, "lines")
+
+
+def test_samples_of_a_way_of_decoding_belong_to_their_policy() -> None:
+    class Kept(list[Candidate]):
+        path = Path("run/stages/harmful/candidates.jsonl")
+
+    def part(version: str) -> Part:
+        kept: Ledger[Candidate] = Kept([Candidate("c", "p", 0, (1,), "x", "stop", version)])  # pyright: ignore[reportAssignmentType]
+        return Part("harmful/", (), kept, kept)  # pyright: ignore[reportArgumentType]
+
+    policy = Policy(Path("m"), "v")
+    part("v").require(policy)
+    part("v+beam-8-0a1b2c3d").require(policy)
+    with pytest.raises(UsageError, match=r"candidate c was drawn from policy w\+beam, but this stage draws from v "):
+        part("w+beam").require(policy)
