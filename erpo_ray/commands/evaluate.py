@@ -76,7 +76,7 @@ def _measured(
 
 
 def _with_head(model: str, found: Path, config: Config) -> Config:
-    """The configuration with the file of the process reward model that its search asks for, learnt if it is not there.
+    """The configuration with the file of the process reward model that its search asks for.
 
     UsageError where there is neither a file nor a run to learn it from.
     """
@@ -89,24 +89,32 @@ def _with_head(model: str, found: Path, config: Config) -> Config:
             "name its file in evaluate.decode.search.head, or for best-of-n set evaluate.decode.search.value to judge"
         )
     from erpo_ray.engines import process_reward
-    from erpo_ray.engines.renderer import Renderer
-    from erpo_ray.evaluate.values import nodes
     from erpo_ray.train.weights import version
 
     policy = version(found)
-    path = Path(decode.search.head) if decode.search.head or run is None else run / "process_reward" / policy
-    path = path if decode.search.head else path.with_suffix(".safetensors")
-    if run is not None and not path.exists():
-        renderer = Renderer(found)
-        prompts = read_rows(run / "stages" / "labels" / "prompts.jsonl", Prompt)
-        rows = nodes(run, prompts, renderer.render, renderer.pieces, config.model.dialect)
-        gpu = environment.gpu_present() if config.cluster.gpu is None else config.cluster.gpu
-        process_reward.train(found, policy, rows, path, gpu)
+    path = Path(decode.search.head)
+    if run and not decode.search.head:
+        path = run / "process_reward" / f"{policy}.safetensors"
+        if not path.exists():
+            _learn(run, found, policy, config, path)
     head = process_reward.load(path, policy)
     _note(f"process reward model: {head.nodes} steps, correlation {head.correlation:.2f} on prompts held out: {path}")
     search = decode.search.model_copy(update={"head": str(path)})
     named = config.evaluate.model_copy(update={"decode": decode.model_copy(update={"search": search})})
     return config.model_copy(update={"evaluate": named})
+
+
+def _learn(run: Path, found: Path, policy: str, config: Config, path: Path) -> None:
+    """The process reward model of a run's policy, from what its rounds of preference drew."""
+    from erpo_ray.engines import process_reward
+    from erpo_ray.engines.renderer import Renderer
+    from erpo_ray.evaluate.values import nodes
+
+    renderer = Renderer(found)
+    prompts = read_rows(run / "stages" / "labels" / "prompts.jsonl", Prompt)
+    rows = nodes(run, prompts, renderer.render, renderer.pieces, config.model.dialect)
+    gpu = environment.gpu_present() if config.cluster.gpu is None else config.cluster.gpu
+    process_reward.train(found, policy, rows, path, gpu)
 
 
 def _tell(results: list[SuiteResult], out: Path, json: bool) -> None:
