@@ -162,8 +162,7 @@ class Part:
     def require(self, policy: Policy) -> None:
         """UsageError when an earlier start drew from another policy: no stage mixes two."""
         for candidate in self.candidates:
-            # A way of decoding adds its name to the version; which one it is, the fingerprint of the directory binds.
-            if candidate.policy.partition("+")[0] != policy.version:
+            if not policy.drew(candidate.policy):
                 path = self.candidates.path
                 raise UsageError(
                     f"{path}: candidate {candidate.id} was drawn from policy {candidate.policy}, but this stage draws "

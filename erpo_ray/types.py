@@ -259,6 +259,10 @@ class Policy:
     path: Path
     version: str
 
+    def drew(self, version: str) -> bool:
+        """Whether samples that carry this version are its own, however it was decoded (`VERSION+NAME`)."""
+        return version.partition("+")[0] == self.version
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
