@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from erpo_ray import rules
@@ -170,10 +171,8 @@ def start(policy: Policy, engine: Engine, config: Config, gpu: bool) -> SearchEn
     """The search that `evaluate.decode` names over an engine that serves `policy`."""
     decode, dialect = config.evaluate.decode, config.model.dialect
     settings = decode.search
-    if decode.name == "beam":
-        begin = lambda: beam(settings.samples, settings.width)  # noqa: E731
-    else:
-        begin = lambda: best_of(settings.samples)  # noqa: E731
+    going = partial(beam, settings.samples, settings.width)
+    begin = going if decode.name == "beam" else partial(best_of, settings.samples)
     if settings.value == "judge":
         judge = judge_of(config.judge, Bench(rules.load(config.rules.path), dialect, gpu))
         value, told = by_judge(judge), config.judge.model_dump_json()

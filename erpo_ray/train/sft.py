@@ -93,7 +93,7 @@ def imitate(
             train_dataset=_columns(data),
             data_collator=partial(_collate, collator(model)),
             processing_class=models.tokenizer(policy_dir),
-            peft_config=models.adapter(training),
+            peft_config=models.adapter(training, model),
         )
         trainer.order = fit.order(data, training)
         trainer.fingerprint = identity("imitate", version(policy_dir), training, fingerprint(data))

@@ -145,12 +145,15 @@ def test_contrasts_are_learnt(policies: tuple[Path, Path], tmp_path: Path) -> No
     assert steps[-1]["margin"] > 0.5 and steps[-1]["accuracy"] == 1.0
 
 
-def test_a_lora_may_train_embeddings_whole(policies: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", [("embed_tokens",), ("embed_tokens", "lm_head")])
+def test_a_lora_may_train_embeddings_whole(policies: tuple[Path, Path], tmp_path: Path, whole: tuple[str, ...]) -> None:
     tied = AutoModelForCausalLM.from_pretrained(policies[1]).config.tie_word_embeddings
-    whole = ("embed_tokens",) if tied else ("embed_tokens", "lm_head")
     training = replace(PLAIN, epochs=6, lora_rank=4, lora_alpha=8, lora_targets=("q_proj",), lora_whole=whole)
-    imitate(policies[1], rows(16), training, tmp_path / "out")
+    found = imitate(policies[1], rows(16), training, tmp_path / "out")
     before, after = weights(policies[1]), weights(tmp_path / "out")
     changed = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"q_proj", "embed_tokens", "lm_head"}
+    assert changed == {"q_proj", *whole, *(("lm_head",) if tied else ())}
     assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"]) == tied
+    again = imitate(tmp_path / "out", rows(16), replace(PLAIN, max_steps=1), tmp_path / "again")
+    # What was written is what was trained.
+    assert again["loss_first"] < found["loss_last"] + 0.1
