@@ -122,8 +122,8 @@ def evaluate(
     config: Annotated[Path | None, typer.Option(help="Configuration for judge and engine; for a run, its own.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder with the files of public suites (data.root).")] = None,
     decode: Annotated[
-        Literal["plain", "rose", "scans"] | None,
-        typer.Option(help="Decoding-time defence; as the configuration says when left out."),
+        Literal["plain", "rose", "scans", "best-of-n", "beam"] | None,
+        typer.Option(help="Decoding-time defence or search; as the configuration says when left out."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory of the evaluation; the same one continues it.")

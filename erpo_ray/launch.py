@@ -29,6 +29,7 @@ from erpo_ray.prompts.mixing import per_source
 from erpo_ray.pulse import Pulse, Steps
 from erpo_ray.rundir import RunDir
 from erpo_ray.scene import Scene
+from erpo_ray.traces import vocabulary
 from erpo_ray.types import Prompt, Request, Sampling, encode, identity
 
 
@@ -82,10 +83,11 @@ def _align(
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
     progress, pulse = Progress(), Pulse(run.path)
-    renderer = ModelRenderer(ready.model_dir)
+    model_dir = _with_vocabulary(config, ready.model_dir, run)
+    renderer = ModelRenderer(model_dir)
     backend = backend_of(config, pulse.steps(progress.steps))
     try:
-        base = backend.policy(ready.model_dir)
+        base = backend.policy(model_dir)
         with run.stage("base") as s:
             if not s.sealed:
                 backend.expect(base)
@@ -100,6 +102,24 @@ def _align(
         return align(METHODS[config.method](config), task, scene, run)
     finally:
         backend.close()
+
+
+def _with_vocabulary(config: Config, model_dir: Path, run: RunDir) -> Path:
+    """The model to align: as given, or a copy in the run that has the tokens its traces are written with.
+
+    Engines load weights in place, so no later policy may have a vocabulary of another size.
+    """
+    tokens = vocabulary(config.model.dialect)
+    if not tokens:
+        return model_dir
+    from erpo_ray.train.vocabulary import extend
+
+    def make(out: Path, work: Path) -> dict[str, float]:
+        extend(model_dir, tokens, out)
+        return {"tokens": float(len(tokens))}
+
+    with run.stage("base") as s:
+        return s.directory("policy", make)
 
 
 def backend_of(config: Config, steps: Steps) -> Backend:
@@ -119,7 +139,7 @@ def teacher_of(config: Config) -> Teacher:
 
     if config.teacher.type == "openai":
         return teachers.OpenAITeacher(config.teacher, config.model.dialect)
-    return teachers.TemplateTeacher()
+    return teachers.TemplateTeacher(config.model.dialect)
 
 
 def requests(prompts: Sequence[Prompt], renderer: Renderer, config: Config) -> list[Request]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from erpo_ray.cluster.job import Job, Progress, train
 from erpo_ray.cluster.pool import Item
 from erpo_ray.cluster.pooled import PooledBackend
-from erpo_ray.cluster.workers import JudgeWorker, engine_of, engine_settings
+from erpo_ray.cluster.workers import JudgeWorker, engine_of
 from erpo_ray.config import Config, Data
 from erpo_ray.engines.devices import cuda_names
 from erpo_ray.prompts.mixing import Mix, gather
@@ -18,6 +18,7 @@ from erpo_ray.types import Policy, Request
 
 if TYPE_CHECKING:
     from erpo_ray.engines.defences.engine import DefendedEngine
+    from erpo_ray.engines.search import SearchEngine
     from erpo_ray.engines.vllm import Engine
 
 
@@ -49,14 +50,14 @@ class _Alone:
 
     def __init__(self, config: Config) -> None:
         gpu = bool(cuda_names()) if config.cluster.gpu is None else config.cluster.gpu
-        self.engine: Engine | DefendedEngine | None = None
+        self.engine: Engine | SearchEngine | DefendedEngine | None = None
         self._policy: Policy | None = None
-        self._settings, self._decode = engine_settings(config, gpu), config.evaluate.decode
+        self._config, self._gpu = config, gpu
         self._judge = JudgeWorker(config, gpu)
 
     def serve(self, policy: Policy) -> None:
         if self.engine is None:
-            self.engine = engine_of(policy, self._settings, self._decode)
+            self.engine = engine_of(policy, self._config, self._gpu)
         elif self._policy != policy:
             self.engine.load(policy.path, policy.version)
         self._policy = policy
@@ -95,7 +96,7 @@ class _Alone:
             self.engine.close()
             self.engine = None
 
-    def _served(self) -> Engine | DefendedEngine:
+    def _served(self) -> Engine | SearchEngine | DefendedEngine:
         if self.engine is None:
             raise RuntimeError("prepare() comes before rollouts()")
         return self.engine

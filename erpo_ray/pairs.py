@@ -13,7 +13,7 @@ never mixed, and it is the shortest among those about as useful as the best. The
 | utility | an answer of clearly less use than asked for |
 | format | the right outcome with a broken trace, or no answer at all |
 | length | one that passes too, longer by a margin |
-| negative | an off-policy trace that goes wrong (`negative_pairs`) |
+| negative | an off-policy trace that goes wrong (`offpolicy`) |
 
 A candidate on which the members of an ensemble stand on both sides is left out: who is right is for a person to say.
 Everything depends on what candidates say, never on the order of groups or candidates.
@@ -27,14 +27,13 @@ from dataclasses import dataclass
 from itertools import islice
 from statistics import median
 
-from erpo_ray.balance import balanced, in_turn
+from erpo_ray.balance import balanced
 from erpo_ray.config import Prefer
 from erpo_ray.judging import UNFINISHED
 from erpo_ray.judging.composition import Composition, best, is_safe
 from erpo_ray.judging.ensemble import DISAGREEMENT
 from erpo_ray.types import (
     Candidate,
-    Example,
     Group,
     Label,
     LeftOut,
@@ -264,36 +263,6 @@ def pair(group: Group, chosen: Item, rejected: Item, kind: PairKind, fault: str)
         # A refusal is shorter than an answer: charged for length in pairs of errors too, a policy learns to refuse.
         length_weight=float(kind == "length"),
     )
-
-
-def negative_pairs(rows: Iterable[tuple[Example, str, Sequence[int]]]) -> list[Pair]:
-    """Off-policy pairs: the example over a negative of it, from (example, kind of negative, ids of the negative).
-
-    The kind of negative is the pair's reason. A negative with the ids of its example says nothing and is dropped.
-    """
-    return [
-        Pair(
-            id=identity("negative", example.id, kind, *rejected_ids),
-            prompt_id=example.prompt_id,
-            prompt_ids=example.prompt_ids,
-            prefix_ids=(),
-            chosen_ids=example.completion_ids,
-            rejected_ids=tuple(rejected_ids),
-            weight=1.0,
-            kind="negative",
-            reason=kind,
-        )
-        for example, kind, rejected_ids in rows
-        if tuple(rejected_ids) != example.completion_ids
-    ]
-
-
-def sample_negatives(negatives: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """`count` of these pairs, kinds of negative in turn, drawn by `seed`."""
-    queues: dict[str, list[Pair]] = {reason: [] for reason in sorted({pair.reason for pair in negatives})}
-    for pair in sorted(negatives, key=lambda pair: seed_of(seed, pair.id)):
-        queues[pair.reason].append(pair)
-    return list(in_turn(queues.values()))[:count]
 
 
 def median_passing_length(groups: Iterable[Group], min_utility: float, traced: bool = True) -> dict[str, float]:

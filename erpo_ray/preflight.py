@@ -24,6 +24,7 @@ from erpo_ray.judging.guards import Chat
 from erpo_ray.methods import METHODS
 from erpo_ray.prompts import mixing
 from erpo_ray.rules import RuleBook
+from erpo_ray.traces import vocabulary
 from erpo_ray.types import Prompt
 
 if TYPE_CHECKING:
@@ -206,9 +207,11 @@ def lengths(prompts: Sequence[Prompt], room: int, count: Callable[[str], int]) -
 
 
 def disk(config: Config, model_dir: Path) -> int:
-    """Bytes that a run writes at most: a policy for each stage, one being written, and ledgers."""
+    """Bytes that a run writes at most: a policy for each stage, one being written, ledgers, and a copy of a model that
+    is given tokens."""
     weights = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
-    return weights * (len(METHODS[config.method](config)) + 1) + 64 * 2**20
+    copies = len(METHODS[config.method](config)) + 1 + bool(vocabulary(config.model.dialect))
+    return weights * copies + 64 * 2**20
 
 
 @cache

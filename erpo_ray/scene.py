@@ -15,7 +15,8 @@ from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.errors import RunFailed
 from erpo_ray.evaluate.gate import Decision, accept
 from erpo_ray.evaluate.metrics import evaluation, row
-from erpo_ray.explore import Ahead, Backend, Phase, explore, prove_judge, saturated, why_no_pairs
+from erpo_ray.explore import Ahead, Backend, Phase, explore, prove_judge
+from erpo_ray.faults import saturated, why_no_pairs
 from erpo_ray.judging.ensemble import Review, committee_of, opinions, reviews
 from erpo_ray.methods.base import History, Imitate, Outcome, Prefer, Reinforce, Stage, Task
 from erpo_ray.pairs import median_passing_length

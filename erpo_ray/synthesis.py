@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from erpo_ray import pairs as pairing
+from erpo_ray import offpolicy
 from erpo_ray.judging.refusal import is_refusal
 from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.teachers.gist import REFUSING
@@ -107,7 +107,7 @@ def negative_pairs(task: Task, rows: Sequence[Example]) -> list[Pair]:
         if isinstance(trace, Trace):
             for kind, negative in negatives(prompt, task.book.category(prompt.category), trace, task.config.seed):
                 found.append((example, kind, task.renderer.encode_completion(render(negative, dialect))))
-    return pairing.negative_pairs(found)
+    return offpolicy.negative_pairs(found)
 
 
 def _parted(made: Sequence[Example | LeftOut]) -> tuple[list[Example], list[LeftOut]]:
@@ -144,7 +144,8 @@ def answer_alone(task: Task, prompt: Prompt, answer: str) -> Example | LeftOut:
 def _beginning(task: Task, prompt: Prompt) -> Example | LeftOut:
     config = task.config
     category = task.book.category(prompt.category)
-    trace = TemplateTeacher().write(prompt, category, None if prompt.label == "harmful" else "-", config.seed)
+    teacher = TemplateTeacher(config.model.dialect)
+    trace = teacher.write(prompt, category, None if prompt.label == "harmful" else "-", config.seed)
     if prompt.label == "benign" and REFUSING.search(trace.assessment):
         return LeftOut(prompt.id, "intent: refusal_wording")
     text = render(trace, config.model.dialect)

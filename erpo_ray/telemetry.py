@@ -15,9 +15,9 @@ class Step:
     """A row of `training.jsonl`: one logged training step. What its loss does not have is None.
 
     `margin` is that of the rewards (times beta), `accuracy` the share of pairs with a positive one, the
-    log-probabilities are sums over a completion in nats, means over the pairs of the step. Of a reinforce stage, means
-    over tokens: `kl` to the reference in nats, `clipped` the share whose ratio was cut off, `surprisal` -log p of what
-    was sampled.
+    log-probabilities are sums over a completion in nats, means over the pairs of the step. Of an imitate stage with
+    contrasts the first two are those of the two logits. Of a reinforce stage, means over tokens: `kl` to the reference
+    in nats, `clipped` the share whose ratio was cut off, `surprisal` -log p of what was sampled.
     """
 
     step: int

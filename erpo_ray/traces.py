@@ -1,8 +1,11 @@
-"""Traces: the reasoning before the answer, in three sections, and the two dialects it is written in.
+"""Traces: the reasoning before the answer, in three sections, and the dialects it is written in.
 
 A completion is `<think>`, the sections, `</think>`, the answer. The sections follow SAFER (arXiv 2504.02725 v2):
 initial assessment, rule verification, path calibration. The tags are this project's own; the paper's are not known. The
 whole trace stands inside one `<think>` block, so that standard reasoning parsers split it.
+
+In the dialect `pivots`, after R2D (arXiv 2502.12970), a section ends with a pivot, which belongs to its text: whether
+going along with the request is safe as far as that step sees, or has to be thought over. A pivot is a token of its own.
 
 `render` and `parse` are inverse to each other; `parse` is strict, `split` is lenient. All are linear in the length.
 """
@@ -18,13 +21,14 @@ from typing import Literal
 
 from erpo_ray.types import Failure, Verdict3
 
-Dialect = Literal["lines", "tags"]
+Dialect = Literal["lines", "tags", "pivots"]
 Found = list[tuple[str, str]]
 
 SECTIONS = ("assessment", "rules", "path")
 THINK, CLOSE = "<think>", "</think>"
 LABELS = {"assessment": "Assessment:", "rules": "Rules:", "path": "Path:"}
 TAGS = {"assessment": "initial_assessment", "rules": "rule_verification", "path": "path_calibration"}
+PIVOTS = SAFE, UNSAFE, RETHINK = "[SAFE]", "[UNSAFE]", "[RETHINK]"
 WORDS: dict[Verdict3, str] = {"refuse": "Refuse", "safe": "Answer safely", "answer": "Answer"}
 """How a path begins for each verdict."""
 
@@ -39,10 +43,14 @@ CAUSES = (
     "section_order",
     "stray_text",
     "no_verdict",
+    "no_pivot:assessment",
+    "no_pivot:rules",
+    "no_pivot:path",
     "empty_answer",
 )
 """Every cause of a Failure from `parse`. `section_order`: a section out of order, twice or inside another;
-`stray_text`: words in the think block outside the sections; `no_verdict`: the path does not begin with a verdict."""
+`stray_text`: words in the think block outside the sections; `no_verdict`: the path does not begin with a verdict;
+`no_pivot`, of the dialect `pivots`: a section that does not end with one, or has another before."""
 
 _LABELLED = re.compile(r"(Assessment|Rules|Path):")
 _BY_LABEL = {label: name for name, label in LABELS.items()}
@@ -86,6 +94,17 @@ def compose(assessment: str, rules: str, path: str, answer: str) -> Trace:
     return Trace(assessment, rules, path, answer.strip(), verdict, cited(rules))
 
 
+def vocabulary(dialect: Dialect) -> tuple[str, ...]:
+    """Tokens that a model must have to write the dialect."""
+    return PIVOTS if dialect == "pivots" else ()
+
+
+def pivot(section: str) -> str | None:
+    """The pivot that a section ends with; None without one, or where another stands before it."""
+    found = next((each for each in PIVOTS if section.endswith(each)), None)
+    return found if found and sum(section.count(each) for each in PIVOTS) == 1 else None
+
+
 def intent(text: str) -> int | None:
     """Where in a completion the intent is told: the last character of the first `Harmful` or `Harmless` in its trace.
 
@@ -116,13 +135,14 @@ def cited(rules: str) -> tuple[str, ...]:
 def render(trace: Trace, dialect: Dialect) -> str:
     """The completion text of a trace.
 
-    It parses back to the same trace if `compose` made that of texts that are neither empty nor hold tags of their own.
+    It parses back to the same trace if `compose` made that of texts that are neither empty nor hold tags of their own,
+    for the dialect `pivots` of texts that end with one.
     """
     texts = [(name, getattr(trace, name)) for name in SECTIONS]
-    if dialect == "lines":
-        body = [f"{LABELS[name]} {text}" for name, text in texts]
-    else:
+    if dialect == "tags":
         body = [f"<{TAGS[name]}>{text}</{TAGS[name]}>" for name, text in texts]
+    else:
+        body = [f"{LABELS[name]} {text}" for name, text in texts]
     return "\n".join((THINK, *body, CLOSE, trace.answer))
 
 
@@ -145,6 +165,8 @@ def parse(text: str, dialect: Dialect) -> Trace | Failure:
     verdict = _verdict(sections["path"])
     if verdict is None:
         return Failure("no_verdict", text)
+    if dialect == "pivots" and (lacking := next((name for name in SECTIONS if not pivot(sections[name])), None)):
+        return Failure(f"no_pivot:{lacking}", text)
     if not answer.strip():
         return Failure("empty_answer", text)
     return Trace(**sections, answer=answer.strip(), verdict=verdict, cited=cited(sections["rules"]))
@@ -195,7 +217,7 @@ def _verdict(path: str) -> Verdict3 | None:
 
 def _sections(body: str, dialect: Dialect) -> Found | str:
     """The three sections in order, or the cause why they are not."""
-    read = _labelled(body) if dialect == "lines" else _tagged(body)
+    read = _tagged(body) if dialect == "tags" else _labelled(body)
     if isinstance(read, str):
         return read
     found, outside = read
@@ -251,10 +273,10 @@ def _starts(text: str, dialect: Dialect) -> list[tuple[str, int]]:
     starts: list[tuple[str, int]] = []
     position = opening.end()
     for name in SECTIONS:
-        mark = LABELS[name] if dialect == "lines" else f"<{TAGS[name]}>"
+        mark = f"<{TAGS[name]}>" if dialect == "tags" else LABELS[name]
         if not starts:
             at = position if text.startswith(mark, position) else -1
-        elif dialect == "lines":
+        elif dialect != "tags":
             at = text.find("\n" + mark, position, end) + 1 or -1
         else:
             at = text.find(mark, position, end)

@@ -40,13 +40,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a completion is drawn. `temperature` 0 is greedy; `top_k` 0 and `min_p` 0 are off."""
+    """How a completion is drawn. `temperature` 0 is greedy; `top_k` 0 and `min_p` 0 are off; texts in `stop` end it."""
 
     temperature: float
     max_tokens: int
     top_k: int = 0
     min_p: float = 0.0
     top_p: float = 1.0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +143,20 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """Which of two tokens is wanted at a position of a completion: -log sigmoid(z(chosen) - z(rejected)), z logits."""
+
+    at: int
+    chosen: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row of an imitate stage: loss falls on `completion_ids` only. `kind` says how it was made.
 
-    `weights` holds the loss weight of each completion token (empty: 1 each).
+    `weights` holds the loss weight of each completion token (empty: 1 each). The loss of a step is the weighted mean
+    over its tokens, and beside it the mean over its `contrasts`, times `contrast_weight`.
     """
 
     id: str
@@ -155,6 +166,8 @@ class Example:
     completion_ids: tuple[int, ...]
     text: str
     weights: tuple[float, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
+    contrast_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +287,7 @@ class Training:
     lora_rank: int = 0
     lora_alpha: int = 0
     lora_targets: tuple[str, ...] = ()
+    lora_whole: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +296,10 @@ class Policy:
 
     path: Path
     version: str
+
+    def drew(self, version: str) -> bool:
+        """Whether samples that carry this version are its own, however it was decoded (`VERSION+NAME`)."""
+        return version.partition("+")[0] == self.version
 
 
 @dataclass(frozen=True, slots=True)

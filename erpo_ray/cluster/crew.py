@@ -11,7 +11,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from erpo_ray.cluster.pool import CALL_DEADLINE_S, Item, WorkerLost
 from erpo_ray.cluster.start import Joined
-from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker, engine_settings
+from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker
 from erpo_ray.config import Config
 from erpo_ray.engines.judges import has_model
 from erpo_ray.errors import RunFailed, UsageError
@@ -118,8 +118,7 @@ class RayCrew:
         share = math.ceil(self.rollout_workers / self._joined.nodes)
         options["label_selector"] = cluster.rollout_labels
         remote = ray.remote(num_cpus=0, scheduling_strategy="SPREAD", **options)(RolloutWorker)
-        settings, decode = engine_settings(self._config, gpu), self._config.evaluate.decode
-        return remote.remote(self._policy, settings, decode, share)
+        return remote.remote(self._policy, self._config, gpu, share)
 
     def _new_judge(self) -> Any:
         gpu = self._joined.gpu and has_model(self._config.judge)

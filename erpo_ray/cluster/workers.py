@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from erpo_ray import environment, rules
 from erpo_ray.cluster.pool import Item
 from erpo_ray.config import Config
-from erpo_ray.config.decoding import Decode
+from erpo_ray.config.decoding import SEARCHES
+from erpo_ray.engines import search
 from erpo_ray.engines.judges import Bench, has_model, judge_of
 from erpo_ray.engines.vllm import Engine, EngineSettings, Finished
 from erpo_ray.types import Policy, Request, Verdict
 
 if TYPE_CHECKING:
     from erpo_ray.engines.defences.engine import DefendedEngine
+    from erpo_ray.engines.search import SearchEngine
 
 
 def cores() -> int:
@@ -36,22 +38,24 @@ def engine_settings(config: Config, gpu: bool) -> EngineSettings:
     )
 
 
-def engine_of(policy: Policy, settings: EngineSettings, decode: Decode) -> Engine | DefendedEngine:
-    """The policy in vLLM, or with a decoding-time defence in transformers."""
-    if decode.name == "plain":
-        return Engine(policy.path, policy.version, settings)
-    from erpo_ray.engines.defences import engine
+def engine_of(policy: Policy, config: Config, gpu: bool) -> Engine | SearchEngine | DefendedEngine:
+    """The policy in vLLM, there behind a search, or with a decoding-time defence in transformers."""
+    settings, decode = engine_settings(config, gpu), config.evaluate.decode
+    if decode.name not in ("plain", *SEARCHES):
+        from erpo_ray.engines.defences import engine
 
-    return engine.start(policy, decode, settings.max_length, settings.gpu)
+        return engine.start(policy, decode, settings.max_length, gpu)
+    plain = Engine(policy.path, policy.version, settings)
+    return search.start(policy, plain, config, gpu) if decode.name in SEARCHES else plain
 
 
 class RolloutWorker:
     """One engine in a process of its own. `share` is the number of workers on its machine, which divide the cores."""
 
-    def __init__(self, policy: Policy, settings: EngineSettings, decode: Decode, share: int) -> None:
+    def __init__(self, policy: Policy, config: Config, gpu: bool, share: int) -> None:
         # Ray gives an actor without reserved CPUs one thread; the engine reads this when it imports torch.
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // share))
-        self._engine = engine_of(policy, settings, decode)
+        self._engine = engine_of(policy, config, gpu)
 
     def begin(self, seed: int) -> None:
         self._engine.begin(seed)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erpo_ray import preflight, rules
+from pydantic import ValidationError
+
+from erpo_ray import environment, preflight, rules
 from erpo_ray.commands import harness
 from erpo_ray.commands.common import model_of, read_config, run_config, run_of
 from erpo_ray.config import Config
-from erpo_ray.config.decoding import DecodeName
+from erpo_ray.config.decoding import SEARCHES, Decode, DecodeName
 from erpo_ray.endings import terminable
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate import suite as suites
@@ -20,7 +22,7 @@ from erpo_ray.evaluate.suite import REVIEWS, Question, Suite
 from erpo_ray.judging.ensemble import Review
 from erpo_ray.rundir import read_rows
 from erpo_ray.terminal import clean
-from erpo_ray.types import encode
+from erpo_ray.types import Prompt, encode
 
 if TYPE_CHECKING:
     from erpo_ray.evaluate.measures import SuiteResult
@@ -56,6 +58,7 @@ def evaluate(
     out = output or place(model, found, config.evaluate.decode.name)
     with terminable():
         if asked:
+            config = _with_head(model, found, config)
             _tell(_measured(found, asked, config, out), out, json)
         if tasks:
             theirs = out.with_name(f"{out.name}-lm-eval")
@@ -70,6 +73,48 @@ def _measured(
     from erpo_ray import launch
 
     return launch.evaluate(model, asked, config, out, say=_note)
+
+
+def _with_head(model: str, found: Path, config: Config) -> Config:
+    """The configuration with the file of the process reward model that its search asks for.
+
+    UsageError where there is neither a file nor a run to learn it from.
+    """
+    decode, run = config.evaluate.decode, run_of(model)
+    if decode.name not in SEARCHES or decode.search.value != "process":
+        return config
+    if not decode.search.head and run is None:
+        raise UsageError(
+            f"--decode {decode.name}: {model} is no run, whose rounds a process reward model could be learnt from; "
+            "name its file in evaluate.decode.search.head, or for best-of-n set evaluate.decode.search.value to judge"
+        )
+    from erpo_ray.engines import process_reward
+    from erpo_ray.train.weights import version
+
+    policy = version(found)
+    path = Path(decode.search.head)
+    if run and not decode.search.head:
+        path = run / "process_reward" / f"{policy}.safetensors"
+        if not path.exists():
+            _learn(run, found, policy, config, path)
+    head = process_reward.load(path, policy)
+    _note(f"process reward model: {head.nodes} steps, correlation {head.correlation:.2f} on prompts held out: {path}")
+    search = decode.search.model_copy(update={"head": str(path)})
+    named = config.evaluate.model_copy(update={"decode": decode.model_copy(update={"search": search})})
+    return config.model_copy(update={"evaluate": named})
+
+
+def _learn(run: Path, found: Path, policy: str, config: Config, path: Path) -> None:
+    """The process reward model of a run's policy, from what its rounds of preference drew."""
+    from erpo_ray.engines import process_reward
+    from erpo_ray.engines.renderer import Renderer
+    from erpo_ray.evaluate.values import nodes
+
+    renderer = Renderer(found)
+    prompts = read_rows(run / "stages" / "labels" / "prompts.jsonl", Prompt)
+    rows = nodes(run, prompts, renderer.render, renderer.pieces, config.model.dialect)
+    gpu = environment.gpu_present() if config.cluster.gpu is None else config.cluster.gpu
+    process_reward.train(found, policy, rows, path, gpu)
 
 
 def _tell(results: list[SuiteResult], out: Path, json: bool) -> None:
@@ -95,7 +140,7 @@ def _tell_reviews(suite: str, path: Path) -> None:
 def place(model: str, found: Path, decode: DecodeName = "plain") -> Path:
     """Where an evaluation is kept without -o: in the run, under the stage of its policy, else in ./evaluations.
 
-    With a defence its name is added: `base-rose`.
+    With a defence or a search its name is added: `base-rose`, `03-prefer-beam`.
     """
     ending = "" if decode == "plain" else f"-{decode}"
     run = run_of(model)
@@ -117,9 +162,15 @@ def _config(model: str, path: Path | None, data_root: Path | None, decode: Decod
     if data_root is not None:
         changes["data"] = config.data.model_copy(update={"root": str(data_root)})
     if decode is not None:
-        defended = config.evaluate.decode.model_copy(update={"name": decode})
-        changes["evaluate"] = config.evaluate.model_copy(update={"decode": defended})
+        changes["evaluate"] = config.evaluate.model_copy(update={"decode": _named(config.evaluate.decode, decode)})
     return config.model_copy(update=changes)
+
+
+def _named(settings: Decode, name: DecodeName) -> Decode:
+    try:
+        return Decode.model_validate(settings.model_dump() | {"name": name})
+    except ValidationError as error:
+        raise UsageError(f"--decode {name}: evaluate.decode: {error.errors()[0]['msg']}") from error
 
 
 def _asked(words: Sequence[str], files: Sequence[Path], config: Config) -> list[tuple[Suite, list[Question]]]:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from erpo_ray.config.decoding import Decode
 from erpo_ray.config.judges import JudgeRules, TopJudge
-from erpo_ray.config.methods import Constraint, Reflection, Search, Steps, Transitions
+from erpo_ray.config.methods import Constraint, Pivots, Reflection, Search, Steps, Transitions
 from erpo_ray.config.objective import Objectives
 from erpo_ray.config.reinforce import Reinforce
 from erpo_ray.config.section import Section
@@ -30,8 +30,9 @@ class Model(Section):
     """The embedded model's name, a local directory, or a Hugging Face id."""
     max_length: int = Field(default=1024, ge=64)
     """Context used by engine and trainer, in tokens."""
-    dialect: Literal["lines", "tags"] = "lines"
-    """How traces are written: short line labels, or XML-like section tags."""
+    dialect: Literal["lines", "tags", "pivots"] = "lines"
+    """How traces are written: short line labels, XML-like section tags, or lines that end with a pivot token (R2D),
+    which the model is given first."""
 
 
 class Source(Section):
@@ -140,6 +141,8 @@ class Fit(Section):
     """0 trains all weights; otherwise a PEFT LoRA of this rank, merged when the stage ends."""
     lora_alpha: int = Field(default=32, ge=1)
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    lora_whole: tuple[str, ...] = ()
+    """Modules trained whole beside the LoRA, as `embed_tokens` and `lm_head` for a model that was given new tokens."""
 
     @model_validator(mode="after")
     def _fits(self) -> Fit:
@@ -301,6 +304,7 @@ class Config(Section):
     reinforce: Reinforce = Reinforce()
     constraint: Constraint = Constraint()
     derta: Transitions = Transitions()
+    pivots: Pivots = Pivots()
     steps: Steps = Steps()
     search: Search = Search()
     reflection: Reflection = Reflection()
@@ -340,8 +344,18 @@ class Config(Section):
                 raise ValueError(
                     f"{name} ({tokens}) leaves no room for a prompt in model.max_length ({self.model.max_length})"
                 )
+        self._can_learn_pivots()
         alone = self.backend == "inprocess" or self.cluster.train_workers == 1
         for name, fit in {"imitate.fit.shard": self.imitate.fit, "prefer.fit.shard": self.prefer.fit}.items():
             if fit.shard and alone:
                 raise ValueError(f"{name} splits a model over training workers; raise cluster.train_workers above 1")
         return self
+
+    def _can_learn_pivots(self) -> None:
+        """ValueError where the dialect has tokens whose embeddings the first stage would leave as they are."""
+        fit = self.imitate.fit
+        if self.model.dialect == "pivots" and (fit.freeze_layers or (fit.lora_rank and not fit.lora_whole)):
+            raise ValueError(
+                "model.dialect is pivots, tokens that the model has to learn, but imitate.fit trains no embeddings; "
+                "set freeze_layers to 0, or beside a LoRA lora_whole=[embed_tokens, lm_head]"
+            )

@@ -1,10 +1,10 @@
-"""The sections of decoding-time defences."""
+"""The sections of decoding-time defences and of searches at test time."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from erpo_ray.config.section import Section
 
@@ -38,14 +38,41 @@ class Scans(Section):
     """File of the directions (safetensors), extracted and written when it is not there; in the cache when empty."""
 
 
-DecodeName = Literal["plain", "rose", "scans"]
+class Searching(Section):
+    """Searches at test time: many completions are drawn for each that is wanted, and the best is taken (STAIR)."""
+
+    samples: int = Field(default=8, ge=1)
+    """N: completions of `best-of-n`, next steps of `beam`."""
+    width: int = Field(default=2, ge=1)
+    """Beginnings that `beam` keeps."""
+    temperature: float = Field(default=0.8, gt=0)
+    top_k: int = Field(default=50, ge=0)
+    value: Literal["process", "judge"] = "process"
+    """Who says what is best. `process`: the process reward model, learnt from what the run's rounds of preference drew.
+    `judge`: the judge of the evaluation, on whole completions; one that reads labels tells how far a search could come,
+    not how far it comes."""
+    head: str = ""
+    """File of the process reward model (safetensors); in the run, learnt when it is not there, when empty."""
+
+
+SEARCHES = ("best-of-n", "beam")
+DecodeName = Literal["plain", "rose", "scans", "best-of-n", "beam"]
 
 
 class Decode(Section):
-    """How an evaluation decodes: plainly with vLLM, or through transformers with a defence."""
+    """How an evaluation decodes: plainly with vLLM, by a search over it, or through transformers with a defence."""
 
     name: DecodeName = "plain"
     batch_size: int = Field(default=32, ge=1)
     """Completions decoded at once through transformers."""
     rose: Rose = Rose()
     scans: Scans = Scans()
+    search: Searching = Searching()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Decode:
+        if self.name == "beam" and self.search.value == "judge":
+            raise ValueError("name is beam, but a judge reads whole completions only; set search.value to process")
+        if self.name == "beam" and self.search.width > self.search.samples:
+            raise ValueError(f"search.width is {self.search.width}, more than search.samples; lower it")
+        return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from erpo_ray.config.section import Section
@@ -31,6 +33,16 @@ class Transitions(Section):
     models."""
     unspoilt: float = Field(default=1 / 3, ge=0, le=1)
     """Share of the safe answers that follow the prompt at once, with no harmful beginning before them."""
+
+
+class Pivots(Section):
+    """The two losses of `r2d`."""
+
+    weight: float = Field(default=1.0, ge=0)
+    """Of the contrastive pivot loss; 0 leaves it out."""
+    normalise: Literal["parts", "tokens"] = "parts"
+    """`parts`: reasoning and answer weigh the same, however long each is (1/T_R and 1/T_A, the paper). `tokens`: every
+    token weighs the same (the code that came with it)."""
 
 
 class Steps(Section):

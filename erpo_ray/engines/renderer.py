@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from erpo_ray.errors import UsageError
+from erpo_ray.traces import PIVOTS
 
 _STAND_IN = 0xE000
 """First private-use character of those that mark the texts of messages in a rendered template."""
@@ -30,18 +33,20 @@ class Renderer:
                 f"{model_dir}: the model has no chat template; use its instruct or chat variant, "
                 "or put a chat_template.jinja beside its tokenizer"
             )
-        self._special = tuple(t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special)
+        added = self._tokenizer.added_tokens_decoder.values()
+        self._pivots = tuple(t.content for t in added if t.content in PIVOTS)
+        self._reserved = (*(t.content for t in added if t.special), *self._pivots)
         self.stop_ids = stop_ids(self._tokenizer, self.model_dir)
         self.eos_id = self._closing_id()
 
     def render(self, text: str, *further: str) -> tuple[int, ...]:
         """Ids of the chat with `text` as the user's first message, ending where the assistant's turn begins.
 
-        `further` messages are the assistant's and the user's by turns; the last of all is the user's. Special-token
-        strings inside any of them stay plain text: they never become special ids.
+        `further` messages are the assistant's and the user's by turns; the last of all is the user's. What reads like a
+        special token or a pivot inside any of them stays plain text: it never becomes that token.
         """
         texts = (text, *further)
-        if not any(special in each for each in texts for special in self._special):
+        if not any(token in each for each in texts for token in self._reserved):
             return tuple(self._template(texts, tokenize=True)["input_ids"])
         marks = [chr(_STAND_IN + i) for i in range(len(texts))]
         ids: list[int] = []
@@ -50,11 +55,11 @@ class Renderer:
             before, found, rest = rest.partition(mark)
             if not found or mark in rest:
                 raise UsageError(f"{self.model_dir}: the chat template does not hold each message just once, in order")
-            ids += [*self._ids(before), *self._ids(each, plain=True)]
+            ids += [*self._ids(before), *self._data(each)]
         return (*ids, *self._ids(rest))
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
-        """Ids of an assistant's turn as an engine would draw them: plain text, then `eos_id`."""
+        """Ids of an assistant's turn as an engine would draw them: plain text with pivots, then `eos_id`."""
         return (*self._ids(text, plain=True), self.eos_id)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -85,6 +90,12 @@ class Renderer:
 
     def _ids(self, text: str, plain: bool = False) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
+
+    def _data(self, text: str) -> list[int]:
+        """Ids of a text that is nobody's to steer with: a pivot, which is no special token, is taken apart."""
+        cut = [at.start() + 1 for pivot in self._pivots for at in re.finditer(re.escape(pivot), text)]
+        ends = [0, *sorted(cut), len(text)]
+        return [token for start, end in pairwise(ends) for token in self._ids(text[start:end], plain=True)]
 
     def _template(self, texts: Sequence[str], tokenize: bool) -> Any:
         """The chat of these messages, the user's first, rendered."""

@@ -35,8 +35,8 @@ class EngineSettings:
 class Finished:
     """One completion: the `given` tokens it had to begin with, and those drawn.
 
-    `finish` is `stop`, `length`, or `error` (no tokens; `error` says why). `seconds` passed from its request to its
-    last token.
+    `finish` is `stop`, `length`, `step` (a text of `Sampling.stop` ended it, which is in it), or `error` (no tokens;
+    `error` says why). `seconds` passed from its request to its last token.
     """
 
     prompt_id: str
@@ -156,7 +156,8 @@ class Engine:
         ids = (*given, *drawn.token_ids)
         seconds = round(time.monotonic() - begun, 3)
         text = self.renderer.decode(ids)
-        return Finished(prompt_id, sample, ids, text, drawn.finish_reason, self.version, "", seconds, len(given))
+        finish = "step" if isinstance(drawn.stop_reason, str) else drawn.finish_reason
+        return Finished(prompt_id, sample, ids, text, finish, self.version, "", seconds, len(given))
 
 
 def _pack_embeddings(model: Any) -> None:
@@ -181,7 +182,8 @@ def _params(sampling: Sampling, stop_ids: tuple[int, ...]) -> Any:
         min_p=0.0 if greedy else sampling.min_p,
         max_tokens=sampling.max_tokens,
         stop_token_ids=list(stop_ids),
-        detokenize=False,
+        stop=list(sampling.stop) or None,
+        detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from erpo_ray.config import Config
-from erpo_ray.methods import cdpo, derta, dpo, erpo, grpo, safer, saro, sft, stair
+from erpo_ray.methods import cdpo, derta, dpo, erpo, grpo, r2d, safer, saro, sft, stair
 from erpo_ray.methods.base import Stage
 
 METHODS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
@@ -15,6 +15,7 @@ METHODS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
     "cdpo": cdpo.stages,
     "derta": derta.stages,
     "grpo": grpo.stages,
+    "r2d": r2d.stages,
     "safer": safer.stages,
     "saro": saro.stages,
     "stair": stair.stages,

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 
 from erpo_ray import pairs as pairing
@@ -33,7 +34,7 @@ from erpo_ray.judging import UNFINISHED
 from erpo_ray.judging.composition import cost, lagrangian
 from erpo_ray.methods import erpo
 from erpo_ray.methods.base import History, Stage, Task
-from erpo_ray.methods.rounds import Round
+from erpo_ray.methods.rounds import Round, in_rounds
 from erpo_ray.pairs import Item
 from erpo_ray.types import Group, LeftOut, Pair
 
@@ -43,22 +44,13 @@ MULTIPLIER, COST, VIOLATIONS = "multiplier", "cost", "violations"
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """C-DPO = imitate, prefer x (1 + N), fewer when it converges."""
-    length, prefer = config.model.max_length, config.prefer
-    training, objective = prefer.fit.training(length, config.seed), prefer.objective()
-    return (
-        erpo.Imitate(config.imitate.fit.training(length, config.seed)),
-        *(
-            Prefer(
-                n,
-                training,
-                objective,
-                config.imitate.traces,
-                constraint=config.constraint,
-                start=prefer.lagrange_multiplier,
-            )
-            for n in range(1 + config.rounds.count)
-        ),
+    make = partial(
+        Prefer,
+        traced=config.imitate.traces,
+        constraint=config.constraint,
+        start=config.prefer.lagrange_multiplier,
     )
+    return erpo.Imitate.of(config), *in_rounds(config, make)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ Ids = tuple[int, ...]
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """DeRTa = imitate."""
-    return (Imitate(config.imitate.fit.training(config.model.max_length, config.seed)),)
+    return (Imitate.of(config),)
 
 
 @dataclass(frozen=True, slots=True)

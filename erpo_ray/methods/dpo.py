@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from erpo_ray.config import Config
 from erpo_ray.methods.base import History, Stage, Task
-from erpo_ray.methods.rounds import Round
+from erpo_ray.methods.rounds import Round, in_rounds
 from erpo_ray.types import Group, LeftOut, Pair
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """DPO = prefer x (1 + N)."""
-    training = config.prefer.fit.training(config.model.max_length, config.seed)
-    return tuple(Prefer(n, training, config.prefer.objective(), traced=False) for n in range(1 + config.rounds.count))
+    return in_rounds(config, partial(Prefer, traced=False))
 
 
 @dataclass(frozen=True, slots=True)

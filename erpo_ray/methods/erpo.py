@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
+from erpo_ray import offpolicy, sections, synthesis
 from erpo_ray import pairs as pairing
-from erpo_ray import sections, synthesis
 from erpo_ray.config import Config
 from erpo_ray.methods import reinforced
 from erpo_ray.methods.base import History, Stage, Task
@@ -40,7 +40,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
         )
     )
     return (
-        Imitate(config.imitate.fit.training(length, config.seed)),
+        Imitate.of(config),
         Prefer(0, prefer, config.prefer.objective(), traced),
         *rounds,
     )
@@ -53,6 +53,11 @@ class Imitate:
     training: Training
     name: str = "imitate"
     kind: Literal["imitate"] = "imitate"
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """The stage with the training of `imitate.fit`."""
+        return cls(config.imitate.fit.training(config.model.max_length, config.seed))
 
     def chosen(self, task: Task) -> list[Prompt]:
         """The prompts of this stage, balanced over categories, in an order that depends on the seed alone."""
@@ -120,5 +125,5 @@ class Prefer(Round):
         if settings.section_weights:
             pairs = sections.by_section(pairs, groups, task.config.model.dialect, task.renderer.pieces)
         if not self.shorten:
-            pairs += pairing.sample_negatives(history.negatives, settings.negatives, seed)
+            pairs += offpolicy.sample_negatives(history.negatives, settings.negatives, seed)
         return pairs, left_out

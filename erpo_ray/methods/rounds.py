@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from erpo_ray import pairs as pairing
+from erpo_ray.config import Config
 from erpo_ray.methods.base import History, Task
 from erpo_ray.prompts.mixing import choose_balanced
 from erpo_ray.types import Group, LeftOut, Objective, Pair, Prompt, Request, Sampling, Training, seed_of
+
+R = TypeVar("R", bound="Round")
+
+
+def in_rounds(config: Config, make: Callable[[int, Training, Objective], R]) -> tuple[R, ...]:
+    """Rounds 0 to N (`rounds.count`) of one kind, all with the training and the objective of `prefer`."""
+    training = config.prefer.fit.training(config.model.max_length, config.seed)
+    objective = config.prefer.objective()
+    return tuple(make(number, training, objective) for number in range(1 + config.rounds.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,18 @@ class OnPolicy:
         """Whether the method ended before this round: it does not end by itself."""
         return False
 
+    def behind(self, task: Task, group: Group, prefix: tuple[int, ...], completions: int) -> Request:
+        """So many further completions of a prompt that begin with `prefix`; `group` holds all it has so far."""
+        drawn = len(group.candidates)
+        first = self._request(task, group.prompt, task.config.prefer.draw.sampling())
+        left = max(1, first.sampling.max_tokens - len(prefix))
+        return replace(
+            first,
+            samples=tuple(range(drawn, drawn + completions)),
+            sampling=replace(first.sampling, max_tokens=left),
+            prefix_ids=prefix,
+        )
+
     def _request(self, task: Task, prompt: Prompt, sampling: Sampling) -> Request:
         room = task.config.model.max_length - 1
         ids = task.renderer.render(prompt.text)
@@ -67,3 +89,21 @@ class Round(OnPolicy):
     def seed(self, task: Task) -> int:
         """What the choice of this round's pairs is drawn from."""
         return seed_of(task.config.seed, "pairs", self.number)
+
+
+def by_prompt(groups: Iterable[Group]) -> list[tuple[Group, int]]:
+    """All candidates of a prompt in one group, and how many groups they came in."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.prompt.id, []).append(group)
+    return [
+        (
+            replace(
+                parts[0],
+                candidates=tuple(c for part in parts for c in part.candidates),
+                verdicts=tuple(v for part in parts for v in part.verdicts),
+            ),
+            len(parts),
+        )
+        for parts in found.values()
+    ]

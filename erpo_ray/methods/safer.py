@@ -25,11 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from erpo_ray.config import Config
 from erpo_ray.methods import erpo
 from erpo_ray.methods.base import History, Stage, Task
-from erpo_ray.methods.stepwise import StepRound, by_prompt, require_rewards
+from erpo_ray.methods.rounds import by_prompt, in_rounds
+from erpo_ray.methods.stepwise import StepRound, require_rewards
 from erpo_ray.steps import spine
 from erpo_ray.types import Group, Request
 
@@ -40,12 +42,7 @@ STEPS = 4
 def stages(config: Config) -> tuple[Stage, ...]:
     """SAFER = imitate, prefer at step level x (1 + N)."""
     require_rewards(config)
-    length, prefer = config.model.max_length, config.prefer
-    training, objective = prefer.fit.training(length, config.seed), prefer.objective()
-    return (
-        erpo.Imitate(config.imitate.fit.training(length, config.seed)),
-        *(Prefer(n, training, objective, steps=config.steps) for n in range(1 + config.rounds.count)),
-    )
+    return erpo.Imitate.of(config), *in_rounds(config, partial(Prefer, steps=config.steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +55,5 @@ class Prefer(StepRound):
         for group, passes in by_prompt(groups):
             node = spine(self.tree(task, group), passes) if passes < STEPS else None
             if node and node.children and node.value >= self.steps.least:
-                found.append(self.behind(task, group, node, task.config.prefer.samples - 1))
+                found.append(self.behind(task, group, node.prefix, task.config.prefer.samples - 1))
         return found

@@ -25,7 +25,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 
 from erpo_ray import pairs as pairing
@@ -34,20 +35,14 @@ from erpo_ray.config import Config
 from erpo_ray.config.methods import Reflection
 from erpo_ray.methods import erpo
 from erpo_ray.methods.base import History, Stage, Task
-from erpo_ray.methods.rounds import Round
-from erpo_ray.methods.stepwise import by_prompt
+from erpo_ray.methods.rounds import Round, by_prompt, in_rounds
 from erpo_ray.pairs import Item
 from erpo_ray.types import Group, Label, LeftOut, Pair, Request, identity
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """SaRO = imitate, prefer x (1 + N)."""
-    length, prefer = config.model.max_length, config.prefer
-    training, objective = prefer.fit.training(length, config.seed), prefer.objective()
-    return (
-        erpo.Imitate(config.imitate.fit.training(length, config.seed)),
-        *(Prefer(n, training, objective, reflection=config.reflection) for n in range(1 + config.rounds.count)),
-    )
+    return erpo.Imitate.of(config), *in_rounds(config, partial(Prefer, reflection=config.reflection))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +57,7 @@ class Prefer(Round):
         for group, passes in by_prompt(groups):
             prefix = self._beginning(task, group) if passes == 1 else ()
             if prefix:
-                first = self._request(task, group.prompt, task.config.prefer.draw.sampling())
-                drawn = len(group.candidates)
-                found.append(
-                    replace(
-                        first,
-                        samples=tuple(range(drawn, drawn + len(first.samples))),
-                        sampling=replace(first.sampling, max_tokens=max(1, first.sampling.max_tokens - len(prefix))),
-                        prefix_ids=prefix,
-                    )
-                )
+                found.append(self.behind(task, group, prefix, task.config.prefer.samples))
         return found
 
     def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:

@@ -18,4 +18,4 @@ from erpo_ray.methods.base import Stage
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """SFT = imitate."""
-    return (erpo.Imitate(config.imitate.fit.training(config.model.max_length, config.seed)),)
+    return (erpo.Imitate.of(config),)

@@ -17,7 +17,8 @@ prompts are searched side by side: each pass draws what one selection in every t
 full batch. The chain is ERPO's trace: its three sections and the answer are the steps. `prefer.composition: stair` is
 the reward; for the paper's, `steps.length_weight` is 0.
 
-Not here: the process reward model from node values, and best-of-N and beam search with it.
+The process reward model from node values (`evaluate.values`), and best-of-N and beam search with it
+(`evaluate.search`), belong to any run of preferences: `erpo eval RUN --decode beam`.
 
 Assumption: the mean over few rollouts ranks siblings. Edge case: a tree whose completions are all alike has nothing to
 pair and draws until `search.completions` are spent.
@@ -27,12 +28,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from erpo_ray.config import Config
 from erpo_ray.config.methods import Search
 from erpo_ray.methods import erpo
 from erpo_ray.methods.base import History, Stage, Task
-from erpo_ray.methods.stepwise import StepRound, by_prompt, require_rewards
+from erpo_ray.methods.rounds import by_prompt, in_rounds
+from erpo_ray.methods.stepwise import StepRound, require_rewards
 from erpo_ray.steps import Node, Preference, preferences, ucb
 from erpo_ray.types import Group, Request
 
@@ -40,15 +43,7 @@ from erpo_ray.types import Group, Request
 def stages(config: Config) -> tuple[Stage, ...]:
     """STAIR = imitate, search and prefer x (1 + N)."""
     require_rewards(config)
-    length, prefer = config.model.max_length, config.prefer
-    training, objective = prefer.fit.training(length, config.seed), prefer.objective()
-    return (
-        erpo.Imitate(config.imitate.fit.training(length, config.seed)),
-        *(
-            Prefer(n, training, objective, steps=config.steps, search=config.search)
-            for n in range(1 + config.rounds.count)
-        ),
-    )
+    return erpo.Imitate.of(config), *in_rounds(config, partial(Prefer, steps=config.steps, search=config.search))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +59,7 @@ class Prefer(StepRound):
             left = self.search.completions - len(group.candidates)
             node = selected(self.tree(task, group), self.search) if left > 0 else None
             if node:
-                found.append(self.behind(task, group, node, min(left, self.search.width - len(node.children))))
+                found.append(self.behind(task, group, node.prefix, min(left, self.search.width - len(node.children))))
         return found
 
     def preferences(self, root: Node) -> Iterable[Preference]:

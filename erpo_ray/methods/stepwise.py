@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from erpo_ray import pairs as pairing
 from erpo_ray import traces
@@ -12,11 +12,11 @@ from erpo_ray.config.methods import Steps
 from erpo_ray.errors import UsageError
 from erpo_ray.judging.composition import Composition
 from erpo_ray.methods.base import History, Task
-from erpo_ray.methods.rounds import Round
+from erpo_ray.methods.rounds import Round, by_prompt
 from erpo_ray.pairs import Item
 from erpo_ray.rewards import worths
 from erpo_ray.steps import Drawn, Node, Preference, grow, preferences
-from erpo_ray.types import Group, LeftOut, Pair, PairKind, Request, identity
+from erpo_ray.types import Group, LeftOut, Pair, PairKind, identity
 
 
 def require_rewards(config: Config) -> None:
@@ -60,36 +60,6 @@ class StepRound(Round):
             Drawn(ids := item.candidate.token_ids, traces.steps(task.renderer.pieces(ids), dialect), value)
             for item, value in zip(items, rewards, strict=True)
         )
-
-    def behind(self, task: Task, group: Group, node: Node, completions: int) -> Request:
-        """So many further completions of the prompt that begin as the node does."""
-        drawn = len(group.candidates)
-        first = self._request(task, group.prompt, task.config.prefer.draw.sampling())
-        left = max(1, first.sampling.max_tokens - len(node.prefix))
-        return replace(
-            first,
-            samples=tuple(range(drawn, drawn + completions)),
-            sampling=replace(first.sampling, max_tokens=left),
-            prefix_ids=node.prefix,
-        )
-
-
-def by_prompt(groups: Iterable[Group]) -> list[tuple[Group, int]]:
-    """All candidates of a prompt in one group, and how many groups they came in."""
-    found: dict[str, list[Group]] = {}
-    for group in groups:
-        found.setdefault(group.prompt.id, []).append(group)
-    return [
-        (
-            replace(
-                parts[0],
-                candidates=tuple(c for part in parts for c in part.candidates),
-                verdicts=tuple(v for part in parts for v in part.verdicts),
-            ),
-            len(parts),
-        )
-        for parts in found.values()
-    ]
 
 
 def _pair(group: Group, found: Preference, items: Iterable[Item]) -> Pair:

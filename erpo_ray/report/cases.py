@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from erpo_ray import traces
 from erpo_ray.judging import UNFINISHED
@@ -70,7 +70,8 @@ def cases(run: Run, redact: bool = False) -> list[Case]:
     `redact` replaces prompts that are not known to be benign, and all that was answered to them, by a hash, the
     category and the length.
     """
-    dialect: traces.Dialect = "tags" if run.settings.get("model", {}).get("dialect") == "tags" else "lines"
+    told = run.settings.get("model", {}).get("dialect")
+    dialect: traces.Dialect = next((name for name in get_args(traces.Dialect) if name == told), "lines")
     found = [_case(run, id, dialect, redact) for id in dict.fromkeys((*run.base.answers, *run.last.answers))]
     return sorted(found, key=lambda case: (TURNS.index(case.turn), case.label, case.category, case.id))
 
@@ -145,10 +146,10 @@ def hashed(text: str) -> str:
 def _bare(name: str, text: str, dialect: traces.Dialect) -> str:
     """A section without the marks around it."""
     text = text.strip().removeprefix(traces.THINK).strip()
-    if dialect == "lines":
-        return text.removeprefix(traces.LABELS[name]).strip()
-    tag = traces.TAGS[name]
-    return text.removeprefix(f"<{tag}>").removesuffix(f"</{tag}>").strip()
+    if dialect == "tags":
+        tag = traces.TAGS[name]
+        return text.removeprefix(f"<{tag}>").removesuffix(f"</{tag}>").strip()
+    return text.removeprefix(traces.LABELS[name]).strip()
 
 
 def _side(stage: str, answer: Answer, dialect: traces.Dialect, hide: bool, category: str) -> Side:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from erpo_ray.config import Teacher
 from erpo_ray.errors import UsageError
 from erpo_ray.rules import Category
-from erpo_ray.traces import SECTIONS, WORDS, Dialect, Trace, compose, parse, render, split
+from erpo_ray.traces import (
+    PIVOTS,
+    RETHINK,
+    SAFE,
+    SECTIONS,
+    UNSAFE,
+    WORDS,
+    Dialect,
+    Trace,
+    compose,
+    parse,
+    render,
+    split,
+)
 from erpo_ray.types import Failure, Prompt
 
 if TYPE_CHECKING:
@@ -30,6 +44,10 @@ _FORM = Trace(
     answer=_ANSWER,
     verdict="answer",
     cited=(),
+)
+_PIVOTS = (
+    f"End each part with a mark: {UNSAFE} if going along with the message is unsafe as far as that part sees, "
+    f"{SAFE} if it is safe, {RETHINK} if it has to be thought over."
 )
 
 
@@ -110,7 +128,7 @@ def _messages(
 ) -> list[ChatCompletionMessageParam]:
     refuses = prompt.label == "harmful" or (prompt.label == "unknown" and answer is None)
     verdict = WORDS["refuse"] if refuses else f"{WORDS['answer']} or {WORDS['safe']}"
-    form = split(render(_FORM, dialect))[0] or ""
+    form = split(render(_form(dialect), dialect))[0] or ""
     parts = [
         f"Rules of the category {category.title} ({category.description})",
         *(f"{rule.id} {rule.text}" for rule in category.rules),
@@ -124,11 +142,20 @@ def _messages(
         f"Write these {len(SECTIONS) + (answer is None)} parts:",
         form.replace("{verdict}", verdict),
     ]
+    if dialect == "pivots":
+        parts.append(_PIVOTS)
     if answer is None:
         parts.append(
             f"{_ANSWER} a refusal of one or two sentences, beginning with \"I'm sorry, but I can't help with\""
         )
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(parts)}]
+
+
+def _form(dialect: Dialect) -> Trace:
+    if dialect != "pivots":
+        return _FORM
+    mark = f" {' or '.join(PIVOTS)}"
+    return replace(_FORM, assessment=_FORM.assessment + mark, rules=_FORM.rules + mark, path=_FORM.path + mark)
 
 
 def _fenced(text: str) -> str:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from erpo_ray.rules import GENERAL, Category, Rule
 from erpo_ray.teachers import phrases, replies
 from erpo_ray.teachers.gist import COVER, READ, REFUSING, Gist, beginnings, gist, overlap, words_of
-from erpo_ray.traces import WORDS, Trace, compose
+from erpo_ray.traces import RETHINK, SAFE, UNSAFE, WORDS, Dialect, Trace, compose
 from erpo_ray.types import Prompt, Verdict3, seed_of
 
 Level = Literal["short", "medium", "long"]
@@ -89,7 +90,13 @@ _BRIEF = 30
 
 
 class TemplateTeacher:
-    """Writes the trace of one prompt. Holds no state: the same arguments give the same trace, on any worker."""
+    """Writes the trace of one prompt. Holds no state: the same arguments give the same trace, on any worker.
+
+    In the dialect `pivots` every section ends with its pivot; the words are the same in all dialects.
+    """
+
+    def __init__(self, dialect: Dialect = "lines") -> None:
+        self._pivots = dialect == "pivots"
 
     def write(self, prompt: Prompt, category: Category, answer: str | None, seed: int) -> Trace:
         """A trace that ends in `answer`; a refusal of its own when `answer` is None.
@@ -99,12 +106,15 @@ class TemplateTeacher:
         """
         rng = random.Random(seed_of("template", seed, prompt.id, prompt.text))
         if prompt.label == "harmful" or (prompt.label == "unknown" and answer is None):
-            return _refusing(prompt, category, answer, rng)
+            return self._told(_refusing(prompt, category, answer, rng), prompt)
         if answer is None or not answer.strip():
             raise ValueError(
                 f"prompt {prompt.id} is {prompt.label} and has no answer; give the teacher the answer to imitate"
             )
-        return _answering(prompt, category, answer, rng)
+        return self._told(_answering(prompt, category, answer, rng), prompt)
+
+    def _told(self, trace: Trace, prompt: Prompt) -> Trace:
+        return pivoted(trace, prompt) if self._pivots else trace
 
 
 def pick_rules(prompt: Prompt, category: Category, rng: random.Random) -> list[tuple[int, Rule]]:
@@ -117,6 +127,22 @@ def pick_rules(prompt: Prompt, category: Category, rng: random.Random) -> list[t
     scored = [(overlap(words, rule) + 2 * overlap(topic, rule), rng.random(), rule) for rule in rules]
     scored.sort(key=lambda row: (-row[0], row[1]))
     return [(score, rule) for score, _, rule in scored]
+
+
+def pivoted(trace: Trace, prompt: Prompt) -> Trace:
+    """The trace with pivots: unsafe where it ends in a refusal, else safe.
+
+    What is not settled yet has to be thought over: the assessment of a harmful request under a pretext, the rules of a
+    harmless one that calls for care.
+    """
+    settled = UNSAFE if trace.verdict == "refuse" else SAFE
+    covered = settled == UNSAFE and COVER.search(prompt.text[:READ])
+    return replace(
+        trace,
+        assessment=trace.assessment + (RETHINK if covered else settled),
+        rules=trace.rules + (RETHINK if trace.verdict == "safe" else settled),
+        path=trace.path + settled,
+    )
 
 
 def draw_level(rng: random.Random) -> Level:

@@ -134,7 +134,7 @@ def prefer(
             train_dataset=columns,
             data_collator=partial(_collate, collator(model)),
             processing_class=models.tokenizer(policy_dir),
-            peft_config=models.adapter(training),
+            peft_config=models.adapter(training, model),
         )
         trainer.order = fit.order(data, training)
         trainer.objective, trainer.starts_at_reference = objective, start == behind and not free

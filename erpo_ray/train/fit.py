@@ -22,7 +22,7 @@ from erpo_ray import environment
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.telemetry import STEPS, Step, step
 from erpo_ray.train import checkpoints, models
-from erpo_ray.train.forward import completion_logps, token_logps
+from erpo_ray.train.forward import completion_logits, per_token, summed
 from erpo_ray.train.packed import Batch
 from erpo_ray.train.rows import Order, Sequences, micro_batch
 from erpo_ray.types import Training, encode
@@ -118,26 +118,26 @@ class TokenExact(Trainer):
     """TRL's: of each mode the values of a step by name."""
 
     def logps(self, model: Any, batch: Batch, weights: Tensor | None = None) -> Tensor:
-        """`completion_logps` with the weights cast to bf16 once, however many forward passes it takes."""
-        with self.accelerator.autocast():
-            return completion_logps(self._plain(model), batch, weights)
+        """`completion_logps`, from `logits`."""
+        return summed(self.logits(model, batch), batch, weights)
 
     def token_logps(self, model: Any, batch: Batch) -> Tensor:
-        """`token_logps`, as `logps`."""
+        """`forward.token_logps`, from `logits`."""
+        return per_token(self.logits(model, batch), batch)
+
+    def logits(self, model: Any, batch: Batch) -> Tensor:
+        """`completion_logits` with the weights cast to bf16 once, however many forward passes it takes."""
+        if self.accelerator.num_processes == 1:
+            # Its wrapper copies the logits of the whole batch to float32.
+            model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         with self.accelerator.autocast():
-            return token_logps(self._plain(model), batch)
+            return completion_logits(model, batch)
 
     def note(self, values: dict[str, Tensor]) -> None:
         """Keep each value's mean over the workers until TRL's `log` averages the step."""
         everyones: Any = self.accelerator.gather(torch.stack([value.mean() for value in values.values()])[None])
         for name, mean in zip(values, everyones.mean(0).tolist(), strict=True):
             self._metrics["train"][name].append(mean)
-
-    def _plain(self, model: Any) -> Any:
-        if self.accelerator.num_processes == 1:
-            # Its wrapper copies the logits of the whole batch to float32.
-            return self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        return model
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.order

@@ -55,27 +55,41 @@ def tokens_of(batch: Batch) -> int:
 def completion_logps(model: nn.Module, batch: Batch, weights: Tensor | None = None) -> Tensor:
     """Summed log-probability of each row's completion, float32, shape (rows,).
 
-    `weights` are those of the completion tokens, all rows one after the other. As `token_logps` otherwise.
+    `weights` are those of the completion tokens, all rows one after the other.
     """
-    logps = token_logps(model, batch)
-    if weights is not None:
-        logps = logps * weights
-    return torch.zeros(len(batch["completion_tokens"]), device=logps.device).index_add(0, batch["row"], logps)
+    return summed(completion_logits(model, batch), batch, weights)
 
 
 def token_logps(model: nn.Module, batch: Batch) -> Tensor:
-    """Log-probability of each completion token, all rows one after the other, float32, shape (tokens,).
+    """Log-probability of each completion token, all rows one after the other, float32, shape (tokens,)."""
+    return per_token(completion_logits(model, batch), batch)
 
-    The vocabulary projection, a fifth of the work of a small model, runs on the positions that predict a completion
-    token only. `model` may be wrapped (DDP, PEFT): it is called through its own forward.
+
+def completion_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits that predict each distinct completion token, (distinct tokens, vocabulary).
+
+    The vocabulary projection, a fifth of the work of a small model, runs on these positions only. `model` may be
+    wrapped (DDP, PEFT): it is called through its own forward.
     """
     plain = _unwrapped(model)
     inputs = {name: batch[name] for name in ("attention_mask", "position_ids", "levels", "tree") if name in batch}
     if "position_ids" in batch and plain.config._attn_implementation != packed.ATTENTION:
         plain.set_attn_implementation(packed.ATTENTION)
     with _only(batch["predicts"], plain):
-        logits = model(input_ids=batch["input_ids"], use_cache=False, **inputs).logits
+        return model(input_ids=batch["input_ids"], use_cache=False, **inputs).logits
+
+
+def per_token(logits: Tensor, batch: Batch) -> Tensor:
+    """What `token_logps` gives, from the logits of the batch."""
     return target_logps(logits, batch["targets"])[batch["token"]]
+
+
+def summed(logits: Tensor, batch: Batch, weights: Tensor | None = None) -> Tensor:
+    """What `completion_logps` gives, from the logits of the batch."""
+    logps = per_token(logits, batch)
+    if weights is not None:
+        logps = logps * weights
+    return torch.zeros(len(batch["completion_tokens"]), device=logits.device).index_add(0, batch["row"], logps)
 
 
 def sequence_logps(model: nn.Module, rows: Sequence[Sequences], batch_size: int, bf16: bool) -> list[tuple[float, ...]]:

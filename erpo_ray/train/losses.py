@@ -104,6 +104,15 @@ def policy_gradient(
     return PolicyGradient(mean(loss), *told)
 
 
+def contrast(logits: Tensor, chosen: Tensor, rejected: Tensor) -> Tensor:
+    """z(chosen) - z(rejected) in float32, for logits (n, vocabulary) and token ids (n,).
+
+    R2D's contrastive pivot loss (arXiv 2502.12970) is -log sigmoid of it: log P(t+) - log P(t-), whose normaliser
+    cancels.
+    """
+    return (logits.gather(1, chosen[:, None]).float() - logits.gather(1, rejected[:, None]).float())[:, 0]
+
+
 def target_logps(logits: Tensor, targets: Tensor) -> Tensor:
     """log p(target) in float32 for logits (n, vocabulary) of any floating type and targets (n,).
 

@@ -47,14 +47,19 @@ def freeze(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     return model
 
 
-def adapter(training: Training) -> LoraConfig | None:
-    """The LoRA that `training` asks for, or None for all weights. Alpha 0 means the rank: updates are not scaled."""
+def adapter(training: Training, model: PreTrainedModel) -> LoraConfig | None:
+    """The LoRA that `training` asks for, or None for all weights. Alpha 0 means the rank: updates are not scaled.
+
+    Where the embeddings are the output layer too and are trained whole, they stay one matrix.
+    """
     if not training.lora_rank:
         return None
     return LoraConfig(
         r=training.lora_rank,
         lora_alpha=training.lora_alpha or training.lora_rank,
         target_modules=list(training.lora_targets) or "all-linear",
+        modules_to_save=list(training.lora_whole) or None,
+        ensure_weight_tying=bool(training.lora_whole) and bool(model.config.tie_word_embeddings),
         task_type="CAUSAL_LM",
     )
 

@@ -100,7 +100,7 @@ def reinforce(
             train_dataset=_columns(data, old, anchor, objective.normalise),
             data_collator=partial(_collate, collator(model)),
             processing_class=models.tokenizer(policy_dir),
-            peft_config=models.adapter(training),
+            peft_config=models.adapter(training, model),
         )
         trainer.order = fit.order(data, training)
         trainer.objective = objective

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from erpo_ray.errors import UsageError
-from erpo_ray.types import Advantage, Example, Normaliser, Pair, identity, seed_of
+from erpo_ray.types import Advantage, Contrast, Example, Normaliser, Pair, identity, seed_of
 
 Row = Example | Pair | Advantage | Mapping[str, Any]
 
@@ -31,6 +31,9 @@ class Sequences:
     """Loss weight of each token of the only completion; empty: 1 each."""
     advantages: tuple[float, ...] = ()
     """Of each completion, in a reinforce stage."""
+    contrasts: tuple[Contrast, ...] = ()
+    """Of the only completion; `contrast_weight` is a factor on each."""
+    contrast_weight: float = 1.0
 
     @property
     def longest(self) -> int:
@@ -44,8 +47,8 @@ class Sequences:
 def examples(rows: Iterable[Any], max_length: int) -> list[Sequences]:
     """Imitate rows from `Example`s or from mappings (a `datasets.Dataset`, Ray Data rows) with the same fields.
 
-    Raises UsageError for no rows, for an empty prompt or completion, for weights that do not fit the completion, and
-    for a row longer than `max_length`: cutting it would teach an answer without its end.
+    Raises UsageError for no rows, for an empty prompt or completion, for weights or contrasts that do not fit the
+    completion, and for a row longer than `max_length`: cutting it would teach an answer without its end.
     """
     found = [
         Sequences(
@@ -53,9 +56,14 @@ def examples(rows: Iterable[Any], max_length: int) -> list[Sequences]:
             _ids(row, "prompt_ids"),
             (_ids(row, "completion_ids"),),
             token_weights=tuple(map(float, _get(row, "weights"))),
+            contrasts=tuple(map(_contrast, _get(row, "contrasts"))),
+            contrast_weight=float(_get(row, "contrast_weight")),
         )
         for row in rows
     ]
+    for row in found:
+        if any(not 0 <= c.at < len(row.completions[0]) or c.chosen == c.rejected for c in row.contrasts):
+            raise UsageError(f"row {row.id}: a contrast lies outside the completion or is between equals; drop it")
     return _checked(found, max_length)
 
 
@@ -189,6 +197,8 @@ def fingerprint(rows: Sequence[Sequences]) -> str:
                 row.skips,
                 row.token_weights,
                 *((row.advantages,) if row.advantages else ()),
+                row.contrasts,
+                row.contrast_weight,
             )
         )
     )
@@ -232,6 +242,11 @@ def _checked(rows: list[Sequences], max_length: int) -> list[Sequences]:
 
 def _get(row: Row, name: str) -> Any:
     return row[name] if isinstance(row, Mapping) else getattr(row, name)
+
+
+def _contrast(found: Any) -> Contrast:
+    at, chosen, rejected = (int(_get(found, name)) for name in ("at", "chosen", "rejected"))
+    return Contrast(at, chosen, rejected)
 
 
 def _ids(row: Row, name: str) -> tuple[int, ...]:

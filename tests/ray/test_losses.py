@@ -253,3 +253,22 @@ def test_the_kl_term_is_never_negative_and_pulls_to_the_reference() -> None:
     found, (up, down) = gradient(PPO, [(-1.0, -1.0, -0.5, 0.0, 0.5), (-1.0, -1.0, -1.5, 0.0, 0.5)])
     assert up < 0 < down
     assert found.kl.item() == pytest.approx(((math.exp(0.5) - 1.5) + (math.exp(-0.5) - 0.5)) / 2)
+
+
+def test_the_contrastive_pivot_loss_is_the_difference_of_two_log_probabilities_and_its_gradient_moves_both() -> None:
+    """Logits (1, 3, -1, 0), wanted 0 over 1: -log sigmoid(1 - 3) = 2.1269, slopes -+ sigmoid(2) = .8808."""
+    logits = torch.tensor([[1.0, 3.0, -1.0, 0.0], [2.0, 2.0, 0.0, 0.0]], requires_grad=True)
+    ahead = losses.contrast(logits, torch.tensor([0, 0]), torch.tensor([1, 1]))
+    logps = logits.log_softmax(-1)
+    assert torch.allclose(ahead, logps[:, 0] - logps[:, 1], atol=1e-6)
+    found = -torch.nn.functional.logsigmoid(ahead)
+    assert found.tolist() == pytest.approx([2.1269, math.log(2)], abs=1e-4)
+    found.sum().backward()
+    assert logits.grad is not None
+    slopes = [[-0.8808, 0.8808, 0.0, 0.0], [-0.5, 0.5, 0.0, 0.0]]
+    assert logits.grad.tolist() == [pytest.approx(row, abs=1e-4) for row in slopes]
+
+
+def test_a_contrast_of_bf16_logits_is_float32() -> None:
+    ahead = losses.contrast(torch.randn(3, 5).bfloat16(), torch.tensor([0, 1, 2]), torch.tensor([4, 4, 4]))
+    assert ahead.dtype == torch.float32

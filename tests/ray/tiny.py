@@ -18,9 +18,9 @@ VOCABULARY = 96
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}\n"
 
 
-def policy(path: Path, seed: int = 0) -> Path:
+def policy(path: Path, seed: int = 0, tied: bool = True) -> Path:
     """Write a two-layer Llama in bf16 with a tokenizer and a chat template; weights depend on `seed`."""
-    return _write(path, LlamaForCausalLM, seed, tie_word_embeddings=True)
+    return _write(path, LlamaForCausalLM, seed, tie_word_embeddings=tied)
 
 
 def reward(path: Path, seed: int = 0, labels: int = 1) -> Path:

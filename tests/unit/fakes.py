@@ -34,17 +34,23 @@ from erpo_ray.types import (
 PLAIN = "Here is a plain and friendly answer to the question that was asked."
 
 
+_PIVOTS = {pivot: chr(0xE100 + at) for at, pivot in enumerate(traces.PIVOTS)}
+
+
 class Letters:
-    """A renderer whose tokens are code points; 0 ends a completion, 2 stands between messages."""
+    """A renderer whose tokens are code points; 0 ends a completion, 2 stands between messages. Pivots are tokens."""
 
     def render(self, text: str, *further: str) -> tuple[int, ...]:
         return (1, *map(ord, "\x02".join((text, *further))))
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
+        for pivot, letter in _PIVOTS.items():
+            text = text.replace(pivot, letter)
         return (*map(ord, text), 0)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [chr(id) if id else "" for id in ids]
+        written = {ord(letter): pivot for pivot, letter in _PIVOTS.items()} | {0: ""}
+        return [written.get(id, chr(id)) for id in ids]
 
     def count(self, text: str) -> int:
         return len(text.split())
@@ -63,7 +69,7 @@ class Rote:
         self.asked: list[tuple[int, ...]] = []
         self.trained: list[str] = []
         self.served: list[str] = []
-        self._book, self._skill = book, 0
+        self._book, self._skill, self._dialect = book, 0, config.model.dialect
         self._judge: Judge = RulesJudge(JudgeRules(), book, config.model.dialect, lambda pairs: [0.6] * len(pairs))
         self.worsen: set[str] = set()
 
@@ -140,7 +146,7 @@ class Rote:
 
     def _candidate(self, request: Request, sample: int, id: str) -> Candidate:
         text = _behind(request.prefix_ids, self._text(request.prompt, sample, request.sampling.temperature == 0))
-        ids = (*map(ord, text), 0)
+        ids = Letters().encode_completion(text)
         given = len(request.prefix_ids)
         return Candidate(id, request.prompt.id, sample, ids, text, "stop", f"skill{self._skill}", given=given)
 
@@ -152,8 +158,8 @@ class Rote:
         label = prompt.label if right else ("benign" if prompt.label == "harmful" else "harmful")
         asked = Prompt(prompt.id, prompt.text, label, prompt.category, prompt.topic)
         answer = PLAIN if label == "benign" else None
-        trace = TemplateTeacher().write(asked, category, answer, sample)
-        return trace.answer if self._plain else traces.render(trace, "lines")
+        trace = TemplateTeacher(self._dialect).write(asked, category, answer, sample)
+        return trace.answer if self._plain else traces.render(trace, self._dialect)
 
 
 def _behind(prefix_ids: Sequence[int], text: str) -> str:

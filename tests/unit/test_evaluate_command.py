@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import PLAIN, Letters, Rote
 from test_loop import run as align
@@ -19,13 +20,16 @@ from erpo_ray.cli import main
 from erpo_ray.commands import evaluate as command
 from erpo_ray.config import Config
 from erpo_ray.config.judges import JudgeEnsemble
+from erpo_ray.engines import process_reward
 from erpo_ray.evaluate import suite as suites
 from erpo_ray.evaluate.measures import Observation, Observer, SuiteResult
+from erpo_ray.evaluate.values import Head
 from erpo_ray.examine import Examiner
 from erpo_ray.judging import canaries
 from erpo_ray.judging.ensemble import Review
 from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
 from erpo_ray.settings import load
+from erpo_ray.train.weights import version
 from erpo_ray.types import Candidate, Failure, LeftOut, Request, Verdict, decode
 
 CONFIG = "evaluate: {per_source: 6}\nmodel: {max_length: 8192}\n"
@@ -330,6 +334,41 @@ def test_the_command_line_names_the_defence_and_the_configuration_its_settings(b
         kept = load(Path(f"evaluations/model1-{name}/config.yaml")).evaluate.decode
         assert (kept.name, kept.rose.alpha) == (name, 0.25)
     assert bench.decoded == ["rose", "scans"]
+
+
+def test_a_search_wants_a_value(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.evaluate("--suite", "harmful", "--decode", "beam") == 2
+    assert "model1 is no run, whose rounds a process reward model could be learnt from" in capsys.readouterr().err
+    (bench.folder / "c.yaml").write_text(CONFIG.replace("6}", "6, decode: {search: {value: judge}}}"))
+    assert bench.evaluate("--suite", "harmful", "--decode", "beam") == 2
+    assert "--decode beam: evaluate.decode: Value error, name is beam, but a judge reads" in capsys.readouterr().err
+    assert bench.evaluate("--suite", "harmful", "--decode", "best-of-n") == 0
+    assert bench.decoded == ["best-of-n"]
+    assert Path("evaluations/model1-best-of-n/stages/harmful/result.json").exists()
+
+
+def test_a_process_reward_model_is_learnt_once_from_its_run(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, learnt = bench.folder / "model1", []
+    (run / "model.safetensors").write_bytes(b"weights")
+    policy = version(run)
+    path = run / "process_reward" / f"{policy}.safetensors"
+
+    def learn(*asked: Any) -> None:
+        learnt.append(asked[:3])
+        path.parent.mkdir()
+        path.write_bytes(b"head")
+
+    array = np.zeros(1, np.float32)
+    monkeypatch.setattr(command, "run_of", lambda word: run)
+    monkeypatch.setattr(command, "_learn", learn)
+    monkeypatch.setattr(process_reward, "load", lambda *found: Head(array, array, array, 0.0, 0.42, 70))
+    for _ in range(2):
+        assert bench.evaluate("--suite", "harmful", "--decode", "beam", "-o", "out") == 0
+    assert learnt == [(run, run, policy)]
+    assert "process reward model: 70 steps, correlation 0.42 on prompts held out" in capsys.readouterr().err
+    assert load(Path("out/config.yaml")).evaluate.decode.search.head == str(path)
 
 
 def test_answers_do_not_pile_up_in_the_driver(tmp_path: Path) -> None:

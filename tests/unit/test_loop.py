@@ -45,11 +45,12 @@ CONFIG = Config(
 
 
 def of(method: str) -> Config:
-    """`CONFIG` for a method; one that averages rewards needs a composition that has them."""
+    """`CONFIG` for a method: one that averages rewards needs a composition that has them, R2D its dialect."""
     prefer = (
         CONFIG.prefer.model_copy(update={"composition": "stair"}) if method in ("safer", "stair") else CONFIG.prefer
     )
-    return CONFIG.model_copy(update={"method": method, "prefer": prefer})
+    model = CONFIG.model.model_copy(update={"dialect": "pivots"}) if method == "r2d" else CONFIG.model
+    return CONFIG.model_copy(update={"method": method, "prefer": prefer, "model": model})
 
 
 def run(
@@ -74,7 +75,7 @@ def run(
         yield lambda n: None
 
     with RunDir.open(place / "run", config) as directory:
-        task = Task(config, backend.policy(base), mix.train, book, Letters(), TemplateTeacher())
+        task = Task(config, backend.policy(base), mix.train, book, Letters(), TemplateTeacher(config.model.dialect))
         scene = Scene(backend, directory, config, asked, phase, lambda line: None, show=lambda: show(directory.path))
         return align(METHODS[config.method](config), task, scene, directory), backend
 

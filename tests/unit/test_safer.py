@@ -14,7 +14,7 @@ from erpo_ray.config import Prefer
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.judging.composition import Composition
 from erpo_ray.methods import METHODS
-from erpo_ray.methods.stepwise import by_prompt
+from erpo_ray.methods.rounds import by_prompt
 from erpo_ray.pairs import usable
 from erpo_ray.rewards import worth
 from erpo_ray.rundir import Files, Ledger, read_rows

@@ -1,15 +1,32 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erpo_ray.traces import CAUSES, Dialect, Step, Trace, cited, compose, decisions, intent, parse, render, split, steps
+from erpo_ray.traces import (
+    CAUSES,
+    PIVOTS,
+    Dialect,
+    Step,
+    Trace,
+    cited,
+    compose,
+    decisions,
+    intent,
+    parse,
+    pivot,
+    render,
+    split,
+    steps,
+    vocabulary,
+)
 from erpo_ray.types import Failure
 
-DIALECTS: tuple[Dialect, ...] = ("lines", "tags")
+DIALECTS: tuple[Dialect, ...] = ("lines", "tags", "pivots")
 GOOD = compose(
     "Forge a passport. Harmful: it would deceive with forged papers.",
     "fraud.3 forbids forged papers: violated. Also fraud.2, and fraud.3 again.",
@@ -18,6 +35,10 @@ GOOD = compose(
 )
 LINES = render(GOOD, "lines")
 TAGS = render(GOOD, "tags")
+TOLD = replace(
+    GOOD, assessment=f"{GOOD.assessment}[RETHINK]", rules=f"{GOOD.rules}[UNSAFE]", path=f"{GOOD.path}[UNSAFE]"
+)
+PIVOTED = render(TOLD, "pivots")
 
 words = st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 made = st.builds(
@@ -27,11 +48,20 @@ made = st.builds(
     st.sampled_from(["Refuse.", "Answer.", "Answer safely.", "Refuse", "Answer safely: gently.", "Answer, briefly."]),
     words,
 )
+ends = st.sampled_from(PIVOTS)
+told = st.builds(
+    lambda trace, a, b, c: replace(trace, assessment=trace.assessment + a, rules=trace.rules + b, path=trace.path + c),
+    made,
+    ends,
+    ends,
+    ends,
+)
 dialects = st.sampled_from(DIALECTS)
+plain = st.sampled_from(("lines", "tags"))
 MARKS = "<think> </think> Assessment: Rules: Path: Refuse Answer fraud.2 <path_calibration> </path_calibration>".split()
 TAG_MARKS = "<rule_verification> </rule_verification> <initial_assessment> </initial_assessment>".split()
 broken = st.lists(
-    st.sampled_from([*"<>/:. \n", *MARKS, *TAG_MARKS]) | st.text(max_size=5),
+    st.sampled_from([*"<>/:. \n", *MARKS, *TAG_MARKS, *PIVOTS]) | st.text(max_size=5),
     max_size=30,
 ).map("".join)
 
@@ -121,12 +151,49 @@ def test_tags_fail_with_their_cause(text: str, cause: str) -> None:
     assert parse(text, "tags") == Failure(cause, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (LINES, "no_pivot:assessment"),
+        (PIVOTED.replace("[RETHINK]", ""), "no_pivot:assessment"),
+        (PIVOTED.replace("[UNSAFE]\nPath", "\nPath"), "no_pivot:rules"),
+        (PIVOTED.replace("brief.[UNSAFE]", "brief.[UNSAFE] So."), "no_pivot:path"),
+        (PIVOTED.replace("Refuse.", "Refuse.[SAFE]"), "no_pivot:path"),
+        (PIVOTED.replace("Refuse.", "Deny."), "no_verdict"),
+    ],
+)
+def test_pivots_fail_with_their_cause(text: str, cause: str) -> None:
+    assert parse(text, "pivots") == Failure(cause, text)
+
+
+def test_a_pivot_ends_each_section_and_nothing_else_changes() -> None:
+    assert PIVOTED == LINES.replace("papers.\n", "papers.[RETHINK]\n").replace("again.\n", "again.[UNSAFE]\n").replace(
+        "brief.\n", "brief.[UNSAFE]\n"
+    )
+    assert parse(PIVOTED, "pivots") == TOLD == parse(PIVOTED, "lines")
+    assert [pivot(text) for text in (TOLD.assessment, TOLD.rules, GOOD.path)] == ["[RETHINK]", "[UNSAFE]", None]
+    assert (TOLD.cited, TOLD.verdict) == (GOOD.cited, GOOD.verdict)
+    assert vocabulary("pivots") == PIVOTS and vocabulary("lines") == vocabulary("tags") == ()
+
+
+@given(told)
+def test_a_trace_with_pivots_parses_to_itself_and_steps_end_with_them(trace: Trace) -> None:
+    text = render(trace, "pivots")
+    assert parse(text, "pivots") == trace
+    cut = steps(list(text), "pivots")
+    assert [pivot(text[step.start : step.end].strip()) for step in cut[:2]] == [
+        pivot(trace.assessment),
+        pivot(trace.rules),
+    ]
+    assert steps(list(text), "lines") == cut
+
+
 def test_white_space_around_the_parts_is_free() -> None:
     loose = "\n " + LINES.replace("</think>\n", "\n</think>\n\n").replace("Rules: ", "Rules:\n  ") + "\n\n"
     assert parse(loose, "lines") == GOOD
 
 
-@given(made, dialects)
+@given(made, plain)
 def test_what_is_rendered_parses_to_the_same_trace(trace: Trace, dialect: Dialect) -> None:
     text = render(trace, dialect)
     assert parse(text, dialect) == trace
@@ -134,7 +201,7 @@ def test_what_is_rendered_parses_to_the_same_trace(trace: Trace, dialect: Dialec
 
 
 @settings(max_examples=300)
-@given(made, dialects, st.data())
+@given(made | told, dialects, st.data())
 def test_a_mutated_completion_is_a_failure_or_a_trace_that_holds(
     trace: Trace, dialect: Dialect, data: st.DataObject
 ) -> None:

@@ -22,7 +22,7 @@ from erpo_ray.train.rows import (
     shares,
     with_skipped,
 )
-from erpo_ray.types import Advantage, Example, Pair
+from erpo_ray.types import Advantage, Contrast, Example, Pair
 
 
 def example(prompt: tuple[int, ...] = (1, 2), completion: tuple[int, ...] = (3, 4, 5), id: str = "e") -> Example:
@@ -35,7 +35,10 @@ def pair(chosen: tuple[int, ...] = (5,), rejected: tuple[int, ...] = (6, 7)) -> 
 
 def test_an_example_and_a_mapping_give_the_same_row() -> None:
     row = {"id": "e", "prompt_ids": [1, 2], "completion_ids": [3, 4, 5], "weights": []}
-    assert examples([row], 5) == examples([example()], 5)
+    row |= {"contrasts": [{"at": 1, "chosen": 4, "rejected": 9}], "contrast_weight": 0.5}
+    told = replace(example(), contrasts=(Contrast(1, 4, 9),), contrast_weight=0.5)
+    assert examples([row], 5) == examples([told], 5)
+    assert fingerprint(examples([told], 5)) != fingerprint(examples([replace(told, contrast_weight=1.0)], 5))
     assert examples([row], 5)[0].tokens == 5
 
 
@@ -174,3 +177,9 @@ def test_the_fingerprint_tells_rows_apart() -> None:
     assert fingerprint(examples([example()], 9)) == fingerprint(examples([example()], 8))
     assert fingerprint(examples([example()], 9)) != fingerprint(examples([example(completion=(3, 4))], 9))
     assert fingerprint(examples([example((1, 2), (3,))], 9)) != fingerprint(examples([example((1,), (2, 3))], 9))
+
+
+@pytest.mark.parametrize("wrong", [Contrast(3, 4, 9), Contrast(-1, 4, 9), Contrast(0, 4, 4)])
+def test_a_contrast_stands_in_its_completion_between_two_tokens(wrong: Contrast) -> None:
+    with pytest.raises(UsageError, match="row e: a contrast lies outside the completion or is between equals"):
+        examples([replace(example(), contrasts=(wrong,))], 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from erpo_ray.errors import RunFailed
-from erpo_ray.explore import check_verdicts
+from erpo_ray.faults import check_verdicts
 from erpo_ray.types import Axes, Failure, Scores, Verdict
 
 GOOD = Verdict("a", "ensemble", Scores(1.0, 1.0, 3))
