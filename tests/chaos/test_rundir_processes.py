@@ -22,12 +22,12 @@ from erpo_ray.rundir import run as run_module
 from erpo_ray.rundir import stage as stage_module
 from erpo_ray.types import Candidate
 
-HERE = Path(__file__).parent
+UNIT = Path(__file__).parents[1] / "unit"
 
 
 def program(*arguments: str | Path, **settings) -> subprocess.Popen[str]:
-    command = [sys.executable, str(HERE / "rundir_driver.py"), *map(str, arguments)]
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(UNIT / "rundir_driver.py"), *map(str, arguments)]
+    path = os.pathsep.join([str(UNIT.parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, **settings.pop("environment", {})}
     return subprocess.Popen(
         command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
