@@ -76,7 +76,7 @@ def prefer(run: RunDir, files: Files, draw: Callable[[str], str], acknowledged: 
         candidates, verdicts = explore(stage, "", WANTED, draw)
         for row in candidates:
             acknowledged(row.id)
-        pairs = stage.once("pairs.jsonl", Pair, lambda: [pair(row.candidate_id) for row in verdicts])
+        pairs = stage.once("pairs.jsonl", Pair, lambda: [pair(key) for key in WANTED if key in verdicts])
         stage.once("left_out.jsonl", LeftOut, lambda: [])
         path = stage.directory("policy", weights(files, f"{len(pairs)}"))
         explore(stage, "evaluation_", ("e0", "e1"), sample)
