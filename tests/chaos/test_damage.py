@@ -85,9 +85,11 @@ def damages(data: bytes, random: Random, cuts: int, flips: int) -> Iterator[tupl
 
 
 def damaged(disk: Disk, cuts: int, flips: int) -> Iterator[tuple[str, Disk]]:
-    """Each file of a run with each damage; its links are left, they hold no data."""
+    """Each file of a run with each damage, but links, which hold no data, and weights that no seal covers yet."""
     random = Random(0)
     paths = [path for path, node in disk.live.items() if isinstance(node, int) and disk.data[node]]
+    stages = [Path(path).parent for path in paths if path.endswith("stage.json")]
+    paths = [path for path in paths if "policy" not in Path(path).parts or any(map(Path(path).is_relative_to, stages))]
     for path in paths:
         node = disk.live[path]
         assert isinstance(node, int)
