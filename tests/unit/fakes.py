@@ -29,6 +29,9 @@ from erpo_ray.types import (
     seed_of,
 )
 
+EMPTY = b"\x02" + bytes(7) + b"{}"
+"""A safetensors file without tensors."""
+
 PLAIN = "Here is a plain and friendly answer to the question that was asked."
 
 

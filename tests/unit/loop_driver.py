@@ -20,13 +20,13 @@ from test_loop import of, run
 
 from erpo_ray import rules
 from erpo_ray.methods import METHODS
-from erpo_ray.rundir import Files, Ledger
+from erpo_ray.rundir.lines import ledger_rows
 from erpo_ray.types import Candidate
 
 BOOK = rules.load("")
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["loop_driver"])
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["loop_driver"])
 
 
 @dataclass
@@ -45,8 +45,8 @@ class Driver:
         sources = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
         # The server reads it when it starts.
         os.environ["PYTHONPATH"] = os.pathsep.join([*sources, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._said, told = _forks.Pipe(duplex=False)
-        self.process: BaseProcess = _forks.Process(target=_drive, args=(told, place, failpoint, method, overlap))
+        self._said, told = forks.Pipe(duplex=False)
+        self.process: BaseProcess = forks.Process(target=_drive, args=(told, place, failpoint, method, overlap))
         self.process.start()
         told.close()
 
@@ -66,12 +66,9 @@ def drive(place: Path, failpoint: str = "", method: str = "erpo", overlap: str =
 
 
 def ids(place: Path) -> set[str]:
-    """Candidates on disk, of all stages whose ledger ends whole."""
-    found = set()
-    for path in place.glob("run/stages/*/*candidates.jsonl"):
-        whole = path.read_bytes().endswith(b"\n")
-        found |= {row.id for row in Ledger(Files(), path, Candidate, read_only=True)} if whole else set()
-    return found
+    """Candidates that stand whole on disk, of all stages."""
+    paths = place.glob("run/stages/*/*candidates.jsonl")
+    return {row.id for path in paths for row in ledger_rows(path, Candidate)}
 
 
 def _drive(told: Connection, place: Path, failpoint: str, method: str, overlap: str) -> None:
