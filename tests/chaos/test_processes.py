@@ -43,7 +43,7 @@ def test_random_kills_cost_no_sample(tmp_path: Path, scale: Scale, seed: int, pr
     begun = time.monotonic()
     assert drive(tmp_path / "again").code == 0
     undisturbed = time.monotonic() - begun
-    random, kills, wanted = Random(seed), 0, scale(12, 60)
+    random, kills, wanted = Random(seed), 0, scale(6, 60)
     recoveries: list[float] = []
     lost = doubled = runs = 0
     while kills < wanted:
