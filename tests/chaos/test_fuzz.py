@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from random import Random
@@ -30,10 +31,10 @@ from erpo_ray.types import Candidate, Failure, Pair, Prompt, Scores, Verdict, en
 
 ROOT = Path(__file__).parents[2]
 BITS = (
-    b"\x00", b"\xff", b"\xe9", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\x1b[2J", b"\xf0\x9f\x92\xa5", b"\r", b"\n",
-    b"\t", b'"', b"'", b"{", b"}", b"[", b"]", b":", b",", b"&a ", b"*a", b"!!python/object:os.system ", b"<<: ", b"null",
-    b"NaN", b"1e999", b"-1", b"9" * 400, b"0x", b"true", b"<think>", b"</think>", b"Path: ", b"Rules: ", b"\\ud800", b"\\u0000",
-    b"[" * 3000, b"{\"a\":" * 3000, b"unsafe", b"safe", b"```json\n", b"END", b"~", b"| ", b"%", b"@",
+    b"\x00", b"\xff", b"\xe9", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\x1b[2J", b"\xf0\x9f\x92\xa5",
+    b"\r", b"\n", b"\t", b'"', b"'", b"{", b"}", b"[", b"]", b":", b",", b"&a ", b"*a", b"!!python/object:os.system ",
+    b"<<: ", b"null", b"NaN", b"1e999", b"-1", b"9" * 400, b"0x", b"true", b"<think>", b"</think>", b"Path: ", b"Rules: ",
+    b"\\ud800", b"\\u0000", b"[" * 3000, b'{"a":' * 3000, b"unsafe", b"safe", b"```json\n", b"END", b"~", b"| ", b"%", b"@",
 )  # fmt: skip
 """What is put into inputs: ends of encodings, of lines, of nesting and of numbers, and words that parsers look for."""
 
@@ -94,7 +95,7 @@ def read_row(place: Path, data: bytes) -> None:
 
 TRACES = [
     b"<think>\nAssessment: about locks. Harmful.\nRules: fraud.1, fraud.2\nPath: Refuse.\n</think>\nI'm sorry, but no.",
-    b"<think>\n<assessment>about locks</assessment>\n<rules>fraud.1</rules>\n<path>Answer.</path>\n</think>\nHere it is.",
+    b"<think>\n<assessment>about locks</assessment>\n<rules>fraud.1</rules>\n<path>Answer.</path>\n</think>\nThis.",
     b"A plain answer without any trace.",
 ]
 
@@ -105,23 +106,13 @@ def _reader(dialect: traces.Dialect) -> Reader:
 
 
 def read_trace(place: Path, data: bytes) -> None:
-    text = (
-        data.decode("utf-8", "surrogatepass" if len(data) % 2 else "replace") if _utf8(data) else data.decode("latin-1")
-    )
+    text = data.decode("utf-8", "surrogateescape")
     candidate = Candidate("c", "p", 0, (1,), text, "stop", "v")
     for dialect in ("lines", "tags"):
         assert isinstance(traces.parse(text, dialect), traces.Trace | Failure)
         traces.steps(list(text[:300]), dialect)
         _reader(dialect).read(Prompt("p", "How?", "harmful", "fraud"), candidate)
     traces.split(text)
-
-
-def _utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 REPLIES = [
@@ -186,27 +177,35 @@ def _only_typed(read: Callable[[], object]) -> None:
 
 
 READERS: dict[str, tuple[Callable[[Path, bytes], None], Sequence[bytes], int, int]] = {
-    "config loader": (read_config, CONFIGS, 120, 20_000),
-    "prompt rows": (read_row, ROWS, 8_000, 400_000),
-    "trace parser": (read_trace, TRACES, 2_000, 130_000),
-    "verdict parsers": (read_reply, REPLIES, 4_000, 300_000),
-    "run directory": (read_run, FILES, 2_000, 150_000),
+    "config loader": (read_config, CONFIGS, 100, 10_000),
+    "prompt rows": (read_row, ROWS, 8_000, 500_000),
+    "trace parser": (read_trace, TRACES, 1_500, 130_000),
+    "verdict parsers": (read_reply, REPLIES, 2_000, 340_000),
+    "run directory": (read_run, FILES, 1_000, 20_000),
 }
+
+
+@pytest.fixture
+def quick_place(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: a file is written for each input."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as place:
+        yield Path(place)
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_mutations_of_valid_input_give_values_or_typed_errors(
-    name: str, tmp_path: Path, scale: Callable[[int, int], int], seed: int, promise: Callable[[str], None]
+    name: str, quick_place: Path, scale: Callable[[int, int], int], seed: int, promise: Callable[[str], None]
 ) -> None:
     read, valid, short, many = READERS[name]
     for data in valid:
-        _only_typed(partial(read, tmp_path, data))
+        _only_typed(partial(read, quick_place, data))
     count, refused = scale(short, many), 0
     for number in range(seed, seed + count):
         random = Random(f"{name} {number}")
         data = mutated(random.choice(valid), random, valid)
         try:
-            read(tmp_path, data)
+            read(quick_place, data)
         except ErpoError:
             refused += 1
         except Exception as error:
