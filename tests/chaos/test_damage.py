@@ -187,3 +187,34 @@ def test_damage_is_noticed_by_each_safeguard_alone(name: str, monkeypatch: pytes
                 yield True
 
     assert any(used())
+
+
+def test_edits_of_a_sealed_stage_are_all_seen(promise: Callable[[str], None]) -> None:
+    """Lines altered, dropped, moved or doubled by someone who makes the checksums fit."""
+    random, stage = Random(0), ROOT / "stages" / "01-prefer"
+    for _ in range(1000):
+        name = random.choice(("candidates.jsonl", "verdicts.jsonl", "pairs.jsonl", "policy_facts.json"))
+        bad = Disk(ended().live, ended().data)
+        node = bad.live[str(stage / name)]
+        assert isinstance(node, int)
+        rows = [line[line.index(b'"row":') + 6 : -1] for line in bad.data[node].splitlines()]
+        sound, at = list(rows), random.randrange(len(rows))
+        match random.randrange(4):
+            case 0:
+                rows[at] = rows[at].replace(b"0.5", b"0.9").replace(b"answer", b"forged")
+            case 1:
+                rows[at : at + 1] = [rows[at]] * 2
+            case 2:
+                del rows[at]
+            case _:
+                random.shuffle(rows)
+        if rows == sound:
+            rows.append(rows[0])
+        bad.data[node] = lines.artefact(rows) if name in ("pairs.jsonl", "policy_facts.json") else _as_ledger(rows)
+        with pytest.raises(UsageError, match=f"{stage}/{name} has .* but was sealed with"):
+            drive(bad, ROOT)
+    promise("edits of sealed ledgers, checksums made to fit: 1,000  seen 1,000")
+
+
+def _as_ledger(rows: list[bytes]) -> bytes:
+    return b"".join(lines.ledger_line(row, 1) for row in rows)

@@ -33,8 +33,9 @@ ROOT = Path(__file__).parents[2]
 BITS = (
     b"\x00", b"\xff", b"\xe9", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\x1b[2J", b"\xf0\x9f\x92\xa5",
     b"\r", b"\n", b"\t", b'"', b"'", b"{", b"}", b"[", b"]", b":", b",", b"&a ", b"*a", b"!!python/object:os.system ",
-    b"<<: ", b"null", b"NaN", b"1e999", b"-1", b"9" * 400, b"0x", b"true", b"<think>", b"</think>", b"Path: ", b"Rules: ",
-    b"\\ud800", b"\\u0000", b"[" * 3000, b'{"a":' * 3000, b"unsafe", b"safe", b"```json\n", b"END", b"~", b"| ", b"%", b"@",
+    b"<<: ", b"null", b"NaN", b"1e999", b"-1", b"9" * 400, b"0x", b"true", b"<think>", b"</think>", b"Path: ",
+    b"Rules: ", b"\\ud800", b"\\u0000", b"[" * 3000, b'{"a":' * 3000, b"unsafe", b"safe", b"```json\n", b"END", b"~",
+    b"| ", b"%", b"@",
 )  # fmt: skip
 """What is put into inputs: ends of encodings, of lines, of nesting and of numbers, and words that parsers look for."""
 
