@@ -174,7 +174,9 @@ MUTANTS: dict[str, tuple[object, str, Callable]] = {
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_damage_is_noticed_by_each_safeguard_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_is_noticed_by_each_safeguard_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch, promise: Callable[[str], None]
+) -> None:
     sound = disks()
     place, attribute, replacement = MUTANTS[name]
     monkeypatch.setattr(place, attribute, replacement)
@@ -187,6 +189,7 @@ def test_damage_is_noticed_by_each_safeguard_alone(name: str, monkeypatch: pytes
                 yield True
 
     assert any(used())
+    promise(f"safeguard removed and missed: {name}")
 
 
 def test_edits_of_a_sealed_stage_are_all_seen(promise: Callable[[str], None]) -> None:

@@ -55,14 +55,16 @@ def _late_answers_count(self: pool.Pool, call: pool._Call, ticket: object) -> li
 
 
 MUTANTS = {
-    "no join by id": (Ledger, "__init__", _forgetful),
+    "no join by id, in the loop": (Ledger, "__init__", _forgetful),
     "samples of a lost worker are forgotten": (pool, "_outstanding", lambda held: []),
     "a hung call is waited for": (pool.Pool, "_result", _late_answers_count),
 }
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_the_simulation_notices_when_a_safeguard_is_gone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulation_notices_when_a_safeguard_is_gone(
+    name: str, monkeypatch: pytest.MonkeyPatch, promise: Callable[[str], None]
+) -> None:
     undisturbed, _ = simulate(0, Rates())
     want = made(undisturbed)
     place, attribute, replacement = MUTANTS[name]
@@ -78,6 +80,7 @@ def test_the_simulation_notices_when_a_safeguard_is_gone(name: str, monkeypatch:
             return True
 
     assert any(wrong(number) for number in range(40))
+    promise(f"safeguard removed and missed: {name}")
 
 
 def test_a_seed_repeats_itself() -> None:
