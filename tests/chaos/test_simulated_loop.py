@@ -6,7 +6,8 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from simulation import Rates, candidates, doubled, made, quick, simulate, wall
+from simulated_kills import wall
+from simulation import Rates, candidates, doubled, made, quick, simulate
 
 from erpo_ray.cluster import pool
 from erpo_ray.rundir import Ledger
