@@ -95,7 +95,8 @@ def damaged(disk: Disk, cuts: int, flips: int) -> Iterator[tuple[str, Disk]]:
         assert isinstance(node, int)
         others = [("another file", disk.read(Path(random.choice([other for other in paths if other != path]))))]
         for what, data in (*damages(disk.data[node], random, cuts, flips), *others):
-            if data == disk.data[node]:
+            # Facts of a stage without a seal cannot be told from another table of numbers.
+            if data == disk.data[node] or (what == "another file" and path.endswith("policy_facts.json")):
                 continue
             live, content = dict(disk.live), dict(disk.data)
             if data is None:
