@@ -34,11 +34,12 @@ RESOLVE = .cache/lock/bin/pip-compile --quiet --generate-hashes $(if $(UPGRADE),
 COMPILE = $(RESOLVE) $(EXCLUDE:%=--unsafe-package %)
 PYTEST := $(OFFLINE) $(BIN)/python -m pytest
 
-.PHONY: help install demo test check bench format lock clean
+.PHONY: help install demo test chaos check bench format lock clean
 
 help:
 	@echo "make demo     install if needed, then align the embedded model: runs/demo"
 	@echo "make test     install if needed, then linters and all tests"
+	@echo "make chaos    the long form of tests/chaos: crashes, kills, damage, fuzzing (docs/reliability.md)"
 	@echo "make check    linters, types and import rules only"
 	@echo "make bench    every bench with its goals (bench/README.md): hours on two cores"
 	@echo "make format   let ruff rewrite the sources"
@@ -99,8 +100,12 @@ $(TEST_STAMP): $(STAMP)
 # Unit tests side by side; the others load models and take the machine for themselves.
 test: check $(TEST_STAMP)
 	$(PYTEST) tests/unit -n 2
+	$(PYTEST) tests/chaos -n 2
 	$(PYTEST) tests/ray tests/gpu
 	$(PYTEST) tests/e2e tests/hosts
+
+chaos: install
+	$(PYTEST) tests/chaos --long
 
 bench: install
 	$(OFFLINE) $(BIN)/python bench/all.py

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from erpo_ray import preflight, rules, tracking
+from erpo_ray import preflight, rules, terminal, tracking
 from erpo_ray.config import Config
 from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.endings import recorded
@@ -33,7 +33,7 @@ from erpo_ray.traces import vocabulary
 from erpo_ray.types import Prompt, Request, Sampling, encode, identity
 
 
-def run(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> int:
+def run(config: Config, run_dir: Path, say: Callable[[str], None] = terminal.say) -> int:
     """Perform or continue a run; return the exit code. Prints a line per phase and the table of all policies."""
     ready = preflight.check(config, run_dir)
     with (
@@ -153,7 +153,7 @@ def evaluate(
     asked: Sequence[tuple[Suite, Sequence[Question]]],
     config: Config,
     out: Path,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> list[SuiteResult]:
     """Evaluate a model directory on suites, each a stage directory of `out`; what is there is not done again.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -229,15 +228,9 @@ def _has_template(model_dir: Path) -> bool:
 
 
 def _json(path: Path) -> dict[str, object]:
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path}: not valid JSON ({error}); download the model again") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path}: found a {type(found).__name__}, not an object; download the model again")
-    return found
+    from erpo_ray.engines.vetting import read_json
+
+    return read_json(path) if path.exists() else {}
 
 
 def _existing(path: Path) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from erpo_ray.rundir.files import temporary
+from erpo_ray.types import UNREADABLE
 
 FILE = "progress.json"
 EVERY_S = 2.0
@@ -133,5 +134,5 @@ def beat(run: Path) -> Beat | None:
     path = run / FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=Beat)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return None

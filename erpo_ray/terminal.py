@@ -12,3 +12,8 @@ _CONTROL = re.compile(
 def clean(text: str) -> str:
     """The text without control, bidirectional and surrogate characters; newlines and tabs stay."""
     return _CONTROL.sub("", text)
+
+
+def say(text: str) -> None:
+    """Print a line, cleaned, at once."""
+    print(clean(text), flush=True)

@@ -350,8 +350,12 @@ def encode(value: object) -> bytes:
     return msgspec.json.encode(value, enc_hook=_plain)
 
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What `decode` raises when bytes are not what they should be: damaged, of another version, or made to do harm."""
+
+
 def decode(data: bytes | str, kind: type[T]) -> T:
-    """Inverse of `encode`. Raises msgspec.ValidationError naming the field when the data does not fit."""
+    """Inverse of `encode`. Raises one of `UNREADABLE`, which names the field when only the data does not fit."""
     return _decoder(kind).decode(data)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -114,6 +114,7 @@ class Pool:
         held = self._held[call.worker]
         try:
             finished: list[Finished] = self._result(call, ticket)
+            _require_asked(call, [(one.prompt_id, one.sample) for one in finished], held)
         except WorkerLost as error:
             return error
         done = [(held.pop((one.prompt_id, one.sample)).prompt, one) for one in finished]
@@ -147,6 +148,12 @@ class Pool:
         items, self._judging[call.worker] = self._judging[call.worker], []
         try:
             verdicts: list[Verdict] = self._result(call, ticket)
+            told = [verdict.candidate_id for verdict in verdicts]
+            _require_asked(call, told, asked := {candidate.id for _, candidate in items})
+            if len(told) < len(asked):
+                raise WorkerLost(
+                    f"judge worker {call.worker} left out {len(asked) - len(told)} of {len(asked)} verdicts"
+                )
         except WorkerLost as error:
             self._unjudged.extendleft(reversed(items))
             self._lost(error)
@@ -199,6 +206,14 @@ class Pool:
                 f"workers were lost {self._losses} times in a row without a result; the last: {error}. "
                 "Look for memory (cluster.kv_cache_gib, cluster.in_flight) and start the same command again"
             ) from error
+
+
+def _require_asked(call: _Call, told: Sequence[object], asked: Container[object]) -> None:
+    """WorkerLost when a worker tells of what it was not asked for, or twice of the same: it is not in its senses."""
+    if strange := next((one for one in told if one not in asked), None):
+        raise WorkerLost(f"{call.kind} worker {call.worker} answered {strange}, which it was not asked for")
+    if len(set(told)) < len(told):
+        raise WorkerLost(f"{call.kind} worker {call.worker} answered twice for the same")
 
 
 def _outstanding(held: dict[tuple[str, int], Request]) -> list[Request]:

@@ -20,6 +20,7 @@ from erpo_ray.judging.pleas import Resistance
 from erpo_ray.judging.search import Search, Turned
 from erpo_ray.prompts import files, loaders
 from erpo_ray.prompts.labelled import Labelled, Preferred, rows
+from erpo_ray.terminal import say
 from erpo_ray.types import Candidate, Prompt, Rate, Verdict, encode
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ def check(names: str, file: Path, config_path: Path | None, output: Path | None,
         asked = _queries(section) if queries is None else queries
         searched = gauge.search(asked) if asked else None
         card = _plain(_card(measured[name], gauge.probabilities)) | _plain(resistance) | _plain(searched)
-        print(f"{name} on {file.name}")
-        print("\n".join([*_lines(card), *gauge.after()]))
+        say(f"{name} on {file.name}")
+        say("\n".join([*_lines(card), *gauge.after()]))
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             path = output / f"{name}-{loaders.name_of(Source(path=str(file)))}.json"

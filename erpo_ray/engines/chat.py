@@ -36,5 +36,5 @@ def _loaded(model_dir: Path) -> tuple[Any, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if environment.bf16(device == "cuda") else torch.float32
     tokenizer = AutoTokenizer.from_pretrained(str(model_dir))
-    model: Any = AutoModelForCausalLM.from_pretrained(str(model_dir), dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(model_dir), dtype=dtype, use_safetensors=True)
     return tokenizer, model.to(device).eval()

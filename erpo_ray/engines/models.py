@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+from erpo_ray.engines import vetting
 from erpo_ray.errors import EnvironmentFault, UsageError
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -36,26 +36,8 @@ def materialise(name_or_path: str | Path, key: str = "model.path") -> Path:
         raise UsageError(f"{key}: {name} is no directory; give an existing one, {EMBEDDED}, or a hub id (owner/name)")
     else:
         found = _from_hub(name, key)
-    check(found, key)
+    vetting.check(found, key)
     return found
-
-
-def check(model_dir: Path, key: str) -> None:
-    """Raise UsageError unless the directory holds safetensors weights and no code that would have to be run."""
-    config = model_dir / "config.json"
-    if not config.exists():
-        raise UsageError(f"{model_dir}: no config.json; {key} must be a Hugging Face model directory")
-    if not any(model_dir.glob("*.safetensors")):
-        pickled = sorted(p.name for p in (*model_dir.glob("*.bin"), *model_dir.glob("*.pt"), *model_dir.glob("*.pth")))
-        found = f"only pickled weights ({', '.join(pickled)}), which can run code" if pickled else "no weights"
-        raise UsageError(f"{model_dir}: {found}; convert the model to safetensors")
-    for name in ("config.json", "tokenizer_config.json"):
-        path = model_dir / name
-        if path.exists() and "auto_map" in json.loads(path.read_text()):
-            raise UsageError(
-                f"{path}: auto_map makes the model run code of its own, which erpo_ray never does; "
-                "use a model whose architecture transformers knows"
-            )
 
 
 def _embedded() -> Path:
@@ -100,7 +82,7 @@ def _from_hub(name: str, key: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    wanted = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "*.py"]
+    wanted = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except RepositoryNotFoundError as error:

@@ -27,7 +27,9 @@ class RewardModel:
         self._tokens = ChatTokens(model_dir, generate=False)
         self._device = "cuda" if gpu else "cpu"
         dtype = torch.bfloat16 if gpu else torch.float32
-        model: Any = AutoModelForSequenceClassification.from_pretrained(str(model_dir), dtype=dtype)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            str(model_dir), dtype=dtype, use_safetensors=True
+        )
         if model.config.num_labels != 1:
             raise UsageError(
                 f"{model_dir}: found a classifier with {model.config.num_labels} outputs; a reward_model has one"

@@ -18,7 +18,7 @@ from erpo_ray.rundir import Files, Ledger, read_rows
 from erpo_ray.rundir.evaluated import answered, questions
 from erpo_ray.rundir.fingerprint import Fingerprint
 from erpo_ray.rundir.lines import plain_rows
-from erpo_ray.types import Candidate, Prompt
+from erpo_ray.types import UNREADABLE, Candidate, Prompt
 
 
 def read(word: str) -> tuple[Side, Texts]:
@@ -110,7 +110,7 @@ def _last_accepted(run: Path) -> str:
 def _fingerprint(path: Path) -> Fingerprint:
     try:
         return msgspec.json.decode((path / "fingerprint.json").read_bytes(), type=Fingerprint)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise UsageError(f"{path / 'fingerprint.json'}: damaged ({error}); restore it from a copy") from error
 
 

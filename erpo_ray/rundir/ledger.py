@@ -157,11 +157,14 @@ class Ledger(Generic[T]):
 
     def _begin(self) -> None:
         """Mark the begin of this epoch, so that a line of an older one that comes later is known as such."""
-        if not self.files.exists(self.path):
-            self.files.append(self.path, b"")
-            self.files.syncdir(self.path.parent)
-        elif 0 < self._newest < self.epoch:
-            self.files.append(self.path, ledger_line(b"", self.epoch))
+        # An empty ledger needs it too: the first line in it may be that of a driver that was passed over.
+        mark = ledger_line(b"", self.epoch) if self.epoch > max(1, self._newest) else b""
+        fresh = not self.files.exists(self.path)
+        if fresh or mark:
+            self.files.append(self.path, mark)
+        if mark:
             self.files.sync(self.path)
+        if fresh:
+            self.files.syncdir(self.path.parent)
         # Newer lines than this lease: lease.json was deleted and counts from the start again.
         self.epoch = max(self.epoch, self._newest)

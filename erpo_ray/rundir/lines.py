@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 import msgspec
 
 from erpo_ray.errors import UsageError
-from erpo_ray.types import decode
+from erpo_ray.types import UNREADABLE, decode
 
 T = TypeVar("T")
 _HEAD = b'{"crc":"'
@@ -52,11 +52,17 @@ def artefact(rows: list[bytes]) -> bytes:
 
 
 def verify(line: bytes, seed: int = 0) -> tuple[Line, int] | None:
-    """The line and its checksum, None when they disagree. `seed` is the checksum of the line before, in an artefact."""
+    """The line and its checksum, None when they disagree or it is no such line.
+
+    `seed` is the checksum of the line before, in an artefact.
+    """
     body = line[_BODY:-2]
     if line != (checked := _checked(body, seed))[0]:
         return None
-    return msgspec.json.decode(line, type=Line), checked[1]
+    try:
+        return msgspec.json.decode(line, type=Line), checked[1]
+    except UNREADABLE:
+        return None
 
 
 def damaged(path: Path, number: int, found: str) -> UsageError:
@@ -70,7 +76,7 @@ def typed(line: Line, kind: type[T], path: Path, number: int) -> T:
     """The row as `kind`."""
     try:
         return decode(bytes(line.row), kind)
-    except msgspec.ValidationError as error:
+    except UNREADABLE as error:
         raise damaged(path, number, f"not a row of this version of erpo_ray ({error})") from error
 
 
@@ -127,7 +133,7 @@ def json_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise UsageError(f"{path}: not a JSON object ({error}); restore it from a copy") from error
 
 
@@ -144,5 +150,5 @@ def plain_rows(path: Path, kind: type[T]) -> Iterator[T]:
                 return
             try:
                 yield decode(line, kind)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise UsageError(f"{path}:{number}: {error}; correct or remove that line") from error

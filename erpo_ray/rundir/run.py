@@ -24,7 +24,7 @@ from erpo_ray.rundir.lease import LOCK, Lease
 from erpo_ray.rundir.plain import PlainLines
 from erpo_ray.rundir.stage import StageDir
 from erpo_ray.telemetry import Span
-from erpo_ray.types import encode, identity
+from erpo_ray.types import UNREADABLE, encode, identity
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class RunDir:
         self._lease, self._note = lease, note
         self._where = {"stage": "", "phase": ""}
         self._rows = PlainLines(files, path / "metrics.jsonl", note, create=True)
-        self._metrics = _metric_keys(self._rows)
+        self._metrics = _metrics(self._rows)
         self._spans = PlainLines(files, path / "phases.jsonl", note)
 
     @classmethod
@@ -104,15 +104,19 @@ class RunDir:
         return StageDir(self.files, inside(self.path / "stages", name), self._lease, self._note)
 
     def append_metric(self, row: Mapping[str, Any]) -> bool:
-        """A line of metrics.jsonl. False when there is one with its `stage` (and `step`, if it has one) already."""
-        key = _metric_key(row)
-        if key in self._metrics:
+        """A line of metrics.jsonl. False when there is one with its `stage` (and `step`, if it has one) already.
+
+        UsageError when that one says something else: what it tells of is sealed, and gives the same figures each time.
+        """
+        key, line = _metric_key(row), msgspec.json.encode(row)
+        if (there := self._metrics.get(key)) is not None:
+            _require_told(self._rows.path, there, msgspec.json.decode(line))
             return False
         self._lease.check()
-        self._rows.append(msgspec.json.encode(row))
+        self._rows.append(line)
         failpoint("metrics:appended")
         self._rows.sync()
-        self._metrics.add(key)
+        self._metrics[key] = msgspec.json.decode(line)
         return True
 
     def status(
@@ -185,18 +189,31 @@ class RunDir:
         self.files.syncdir(self.path)
 
 
-def _metric_keys(rows: PlainLines) -> set[tuple[object, object]]:
-    keys = set()
+def _metrics(rows: PlainLines) -> dict[str, dict[str, Any]]:
+    found = {}
     for number, line in enumerate(rows.lines, 1):
         try:
-            keys.add(_metric_key(msgspec.json.decode(line, type=dict[str, Any])))
-        except msgspec.DecodeError as error:
+            row = msgspec.json.decode(line, type=dict[str, Any])
+        except UNREADABLE as error:
             raise UsageError(f"{rows.path}, line {number}: {error}; correct or delete that line") from error
-    return keys
+        if (key := _metric_key(row)) in found:
+            raise UsageError(f"{rows.path}, line {number}: a second row of stage {key}; delete that line")
+        found[key] = row
+    return found
 
 
-def _metric_key(row: Mapping[str, Any]) -> tuple[object, object]:
-    return row.get("stage"), row.get("step")
+def _metric_key(row: Mapping[str, Any]) -> str:
+    return " step ".join(str(row[name]) for name in ("stage", "step") if name in row)
+
+
+def _require_told(path: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A figure that only the row of now has is one that a later version added."""
+    for name, value in there.items():
+        if value != now.get(name):
+            raise UsageError(
+                f"{path}, stage {now.get('stage')}: {name} is {value}, but the stage gave {now.get(name)}; "
+                "delete that line and start the same command again"
+            )
 
 
 def _pretty(value: object) -> bytes:
@@ -206,7 +223,7 @@ def _pretty(value: object) -> bytes:
 def _decoded(data: bytes, kind: type[T]) -> T | None:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 

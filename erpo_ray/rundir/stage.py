@@ -13,7 +13,7 @@ from erpo_ray.rundir.failpoints import failpoint
 from erpo_ray.rundir.files import Files, inside, temporary, working
 from erpo_ray.rundir.lease import Lease
 from erpo_ray.rundir.ledger import Ledger
-from erpo_ray.rundir.lines import artefact, artefact_rows
+from erpo_ray.rundir.lines import artefact, artefact_rows, damaged
 from erpo_ray.types import decode, encode
 
 T = TypeVar("T")
@@ -168,8 +168,11 @@ class StageDir:
 
     def _rows(self, filename: str, kind: type[T]) -> tuple[T, ...]:
         path = self.path / filename
-        with self.files.open(path) as stream:
-            return tuple(artefact_rows(stream, kind, path))
+        try:
+            with self.files.open(path) as stream:
+                return tuple(artefact_rows(stream, kind, path))
+        except FileNotFoundError as error:
+            raise damaged(path, 1, "the file is gone") from error
 
     def _verify(self, seal: Seal) -> None:
         for name, was in seal.files.items():

@@ -47,8 +47,12 @@ def _step(checkpoint: Path) -> int:
 
 
 def _fingerprint(checkpoint: Path) -> str | None:
+    """What its marker says; None without one, or with one that a crash or a disk has damaged."""
     marker = checkpoint / MARKER
-    return json.loads(marker.read_text())["fingerprint"] if marker.is_file() else None
+    try:
+        return json.loads(marker.read_text())["fingerprint"] if marker.is_file() else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _sync(path: Path) -> None:

@@ -247,7 +247,8 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_code_of_a_model_is_refused(tmp_path: Path) -> None:
-    found = folder(tmp_path, config__json={"auto_map": {"AutoModel": "x.Y"}}, model__safetensors=0)
+    found = folder(tmp_path, config__json={"auto_map": {"AutoModel": "x.Y"}})
+    (found / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
     with pytest.raises(UsageError, match="auto_map.*transformers knows"):
         models.materialise(found)
 

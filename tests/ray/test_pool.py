@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,34 @@ def test_workers_lost_again_and_again_stop_the_run_with_the_cause() -> None:
     crew.broken = {0, 1, 2}
     with pytest.raises(RunFailed, match="3 times in a row.*killed by the kernel.*in_flight"):
         run(crew, requests(4))
+
+
+class Confused(Script):
+    """Its first answer of a kind is wrong: another sample, the same twice, another candidate, a verdict too few."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__([2])
+        self.how = how
+
+    def result(self, ticket: int) -> list[Any]:
+        found, how = super().result(ticket), self.how
+        if how in ("other sample", "sample twice") and isinstance(found[0], Finished):
+            self.how = ""
+            return [replace(found[0], prompt_id="p99")] if how == "other sample" else found[:1] * 2
+        if how in ("other candidate", "verdict twice", "verdict missing") and isinstance(found[0], Verdict):
+            self.how = ""
+            other = {"other candidate": [replace(found[0], candidate_id="x")], "verdict twice": found * 2}
+            return other.get(how, found[1:])
+        return found
+
+
+@pytest.mark.parametrize("how", ["other sample", "sample twice", "other candidate", "verdict twice", "verdict missing"])
+def test_a_worker_that_answers_what_it_was_not_asked_is_replaced(how: str) -> None:
+    crew = Confused(how)
+    seen = run(crew, requests(6))
+    wanted = sorted(f"p{i}:{k}" for i in range(6) for k in range(4))
+    assert sorted(ids(seen, Candidate)) == sorted(ids(seen, Verdict)) == wanted
+    assert ("replaced judge" if "verdict" in how or "candidate" in how else "replaced rollout", 0) in crew.log
 
 
 def test_a_worker_that_gives_no_sign_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,9 @@ from erpo_ray.types import (
     seed_of,
 )
 
+EMPTY = b"\x02" + bytes(7) + b"{}"
+"""A safetensors file without tensors."""
+
 PLAIN = "Here is a plain and friendly answer to the question that was asked."
 
 
@@ -69,7 +72,7 @@ class Rote:
         self.asked: list[tuple[int, ...]] = []
         self.trained: list[str] = []
         self.served: list[str] = []
-        self._book, self._skill, self._dialect = book, 0, config.model.dialect
+        self.book, self._skill, self._dialect = book, 0, config.model.dialect
         self._judge: Judge = RulesJudge(JudgeRules(), book, config.model.dialect, lambda pairs: [0.6] * len(pairs))
         self.worsen: set[str] = set()
 
@@ -153,7 +156,7 @@ class Rote:
     def _text(self, prompt: Prompt, sample: int, greedy: bool) -> str:
         if not self._skill and not self._plain:
             return PLAIN if sample == 0 else f"{PLAIN} Number {sample}."
-        category = self._book.category(prompt.category)
+        category = self.book.category(prompt.category)
         right = greedy or seed_of(prompt.id, sample) % 4 > 0
         label = prompt.label if right else ("benign" if prompt.label == "harmful" else "harmful")
         asked = Prompt(prompt.id, prompt.text, label, prompt.category, prompt.topic)

@@ -76,7 +76,7 @@ def prefer(run: RunDir, files: Files, draw: Callable[[str], str], acknowledged: 
         candidates, verdicts = explore(stage, "", WANTED, draw)
         for row in candidates:
             acknowledged(row.id)
-        pairs = stage.once("pairs.jsonl", Pair, lambda: [pair(row.candidate_id) for row in verdicts])
+        pairs = stage.once("pairs.jsonl", Pair, lambda: [pair(key) for key in WANTED if key in verdicts])
         stage.once("left_out.jsonl", LeftOut, lambda: [])
         path = stage.directory("policy", weights(files, f"{len(pairs)}"))
         explore(stage, "evaluation_", ("e0", "e1"), sample)
@@ -189,7 +189,10 @@ def race(folder: Path, rounds: int) -> None:
         said = root.with_suffix(f".{os.getpid()}")
         try:
             with RunDir.open(root, CONFIG, files=NoSync()):
-                time.sleep(0.15)
+                # Until the other has had its say: on a busy machine it may start late, and then win too.
+                deadline = time.time() + 20
+                while time.time() < deadline and not list(root.parent.glob(f"{root.name}.*")):
+                    time.sleep(0.005)
                 said.write_text("won")
         except ErpoError as error:
             said.write_text(f"{type(error).__name__}: {error}")

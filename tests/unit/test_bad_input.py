@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import EMPTY
 
 from erpo_ray import preflight
 from erpo_ray.cli import main
@@ -48,7 +49,7 @@ def model(folder: Path, **changes: Any) -> None:
     contents = {
         "config.json": json.dumps({"max_position_embeddings": 2048, "vocab_size": 100}),
         "tokenizer_config.json": json.dumps({"chat_template": "{{ messages }}"}),
-        "model.safetensors": "weights",
+        "model.safetensors": EMPTY.decode(),
     }
     folder.mkdir(exist_ok=True)
     for name, text in contents.items():

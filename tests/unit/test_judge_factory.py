@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import EMPTY
 
 from erpo_ray import preflight, rules
 from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeMember, JudgeReward, JudgeRules
@@ -110,7 +111,7 @@ def test_what_loads_a_model_is_known() -> None:
 
 def folder(place: Path, template: bool = True, **config: object) -> str:
     place.mkdir()
-    (place / "model.safetensors").touch()
+    (place / "model.safetensors").write_bytes(EMPTY)
     (place / "config.json").write_text(json.dumps({"max_position_embeddings": 512, **config}))
     (place / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x"} if template else {}))
     return str(place)

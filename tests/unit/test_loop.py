@@ -59,8 +59,9 @@ def run(
     backend: Rote | None = None,
     start: str = "0",
     show: Callable[[Path], None] = lambda path: None,
+    files: Files | None = None,
 ) -> tuple[tuple[Outcome, ...], Rote]:
-    book = rules.load("")
+    book = backend.book if backend else rules.load("")
     backend = backend or Rote(config, book)
     base = place / "base"
     base.mkdir(exist_ok=True)
@@ -74,7 +75,7 @@ def run(
     def phase(name: str, total: int):
         yield lambda n: None
 
-    with RunDir.open(place / "run", config) as directory:
+    with RunDir.open(place / "run", config, files=files) as directory:
         task = Task(config, backend.policy(base), mix.train, book, Letters(), TemplateTeacher(config.model.dialect))
         scene = Scene(backend, directory, config, asked, phase, lambda line: None, show=lambda: show(directory.path))
         return align(METHODS[config.method](config), task, scene, directory), backend

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loop_driver import drive, ids
 from test_loop import CONFIG, of, run
-from test_loop_killed import drive, ids
 
 from erpo_ray.config import Config, Prefer, Rounds
 from erpo_ray.config.methods import Constraint
@@ -24,17 +24,17 @@ def test_a_method_is_killed_and_continued(tmp_path: Path, method: str) -> None:
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     for place in (unbroken, broken):
         place.mkdir()
-    assert (whole := drive(unbroken, method=method)).returncode == 0, whole.stderr
+    assert (whole := drive(unbroken, method=method)).code == 0, whole.errors
     trainings = len(METHODS[method](of(method)))
     for failpoint in ("candidates:appended:30", *["policy:renamed"] * min(2, trainings)):
         before = ids(broken)
         killed = drive(broken, failpoint, method)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert killed.code == -signal.SIGKILL, killed.errors
         assert before <= ids(broken)
     before = ids(broken)
     continued = drive(broken, method=method)
-    assert continued.returncode == 0, continued.stderr
-    sampled = continued.stdout.split()
+    assert continued.code == 0, continued.errors
+    sampled = continued.sampled
     assert not before & set(sampled) and len(set(sampled)) == len(sampled)
     assert ids(broken) == ids(unbroken) == before | set(sampled)
     assert rows(broken) == rows(unbroken) != {}

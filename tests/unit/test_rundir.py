@@ -233,14 +233,16 @@ def test_too_little_space_and_no_permission_are_faults_of_the_machine(tmp_path: 
 def test_metrics_hold_one_row_a_stage(run: RunDir) -> None:
     assert run.append_metric({"stage": "base", "eval/utility": 0.5})
     assert run.append_metric({"stage": "base", "step": 1, "train/loss": 0.7})
-    assert not run.append_metric({"stage": "base", "eval/utility": 0.9})
+    assert not run.append_metric({"stage": "base", "eval/utility": 0.5})
     run.close()
     path = run.path / "metrics.jsonl"
     with path.open("a") as stream:
         stream.write('{"stage":"00-im')
     notes: list[str] = []
     with RunDir.open(run.path, CONFIG, inputs=INPUTS, note=notes.append) as again:
-        assert not again.append_metric({"stage": "base", "eval/utility": 0.9})
+        assert not again.append_metric({"stage": "base", "eval/utility": 0.5, "eval/new": 1})
+        with pytest.raises(UsageError, match=f"{path}, stage base: eval/utility is 0.5, but the stage gave 0.9;"):
+            again.append_metric({"stage": "base", "eval/utility": 0.9})
         assert again.append_metric({"stage": "00-imitate", "eval/utility": 0.75})
     assert notes == [f"{path}: the last 15 bytes were torn by a crash and are cut off"]
     assert [json.loads(line) for line in path.read_text().splitlines()] == [

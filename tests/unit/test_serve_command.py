@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fakes import EMPTY
 
 from erpo_ray.cli import main
 from erpo_ray.commands.serve import command, require_address
@@ -48,7 +49,7 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "a-model"
     folder.mkdir()
     (folder / "config.json").write_text('{"max_position_embeddings": 2048}')
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").write_bytes(EMPTY)
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     return folder
 

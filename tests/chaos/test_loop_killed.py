@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from loop_driver import drive, ids
 from test_loop import drawn_from
 
-from erpo_ray.rundir import Files, Ledger
-from erpo_ray.types import Candidate
-
-DRIVER = Path(__file__).with_name("loop_driver.py")
 PAIRS = [f"run/stages/0{number}-prefer/pairs.jsonl" for number in (1, 2, 3)]
-
-
-def drive(
-    place: Path, failpoint: str = "", method: str = "erpo", overlap: str = "none"
-) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ERPO_FAILPOINT": failpoint, "PYTHONPATH": f"{DRIVER.parent}:{Path.cwd()}"}
-    return subprocess.run(
-        [sys.executable, str(DRIVER), str(place), method, overlap],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("unbroken")
-    assert drive(place).returncode == 0
+    assert drive(place).code == 0
     return place
 
 
 @pytest.fixture(scope="module")
 def unbroken_ahead(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("ahead")
-    assert drive(place, overlap="next_round").returncode == 0
+    assert drive(place, overlap="next_round").code == 0
     return place
 
 
@@ -85,19 +66,9 @@ def test_killed_one_step_off_and_continued(tmp_path: Path, unbroken_ahead: Path,
 def broken(place: Path, failpoint: str, overlap: str) -> None:
     """A run that is killed there and continued to its end."""
     killed = drive(place, failpoint, overlap=overlap)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.code == -signal.SIGKILL, killed.errors
     before = ids(place)
     continued = drive(place, overlap=overlap)
-    assert continued.returncode == 0, continued.stderr
-    assert not before & set(continued.stdout.split()), "a candidate on disk was sampled again"
+    assert continued.code == 0, continued.errors
+    assert not before & set(continued.sampled), "a candidate on disk was sampled again"
     assert before <= ids(place)
-
-
-def ids(place: Path) -> set[str]:
-    found = set()
-    for path in place.glob("run/stages/*/*candidates.jsonl"):
-        whole = path.read_bytes()
-        found |= (
-            {row.id for row in Ledger(Files(), path, Candidate, read_only=True)} if whole.endswith(b"\n") else set()
-        )
-    return found
