@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from erpo_ray.config import Config, Fit
+from erpo_ray.methods import safer
 
 GIB = 2**30
 
@@ -129,13 +130,24 @@ def _prefer(
 ) -> Cost:
     settings = config.prefer
     wanted = settings.explored
-    completions = (min(wanted[0], harmful) + min(wanted[1], benign)) * settings.samples
+    completions = (min(wanted[0], harmful) + min(wanted[1], benign)) * _drawn(config)
     # Reasoning and answer of a pair are a row each.
     parts = 2 if settings.section_weights else 1
     rows = _rows(parts * settings.max_pairs + negatives, settings.fit)
     length = 2 * (prompt_tokens + settings.draw.max_tokens)
     # The reference adds a forward pass, a third of a training step.
     return _cost(name, "prefer", completions, settings.draw.max_tokens, rows, rows * length * 4 / 3, speed)
+
+
+def _drawn(config: Config) -> int:
+    """Completions of one prompt in a round: some methods draw on behind the beginnings of the first ones."""
+    first = config.prefer.samples
+    most = {
+        "safer": first + (safer.STEPS - 1) * (first - 1),
+        "saro": 2 * first,
+        "stair": max(first, config.search.completions),
+    }
+    return most.get(config.method, first)
 
 
 def _evaluation(name: str, config: Config, evaluated: int, speed: float) -> Cost:

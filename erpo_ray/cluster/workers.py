@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erpo_ray import rules
+from erpo_ray import environment, rules
 from erpo_ray.cluster.pool import Item
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import Decode
@@ -76,7 +76,7 @@ class JudgeWorker:
         if has_model(config.judge):
             os.environ["OMP_NUM_THREADS"] = str(cores())
         bench = Bench(rules.load(config.rules.path), config.model.dialect, gpu)
-        self._judge = judge_of(config.judge, bench)
+        self._judge, self._bf16 = judge_of(config.judge, bench), environment.bf16(gpu)
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
         return list(self._judge.judge(items))
@@ -86,4 +86,4 @@ class JudgeWorker:
         from erpo_ray.train import canary
 
         prefixes = [[*prompt_ids, *completion_ids[:i]] for i in range(len(completion_ids))]
-        return canary.logprobs(model_dir, prefixes, [[token] for token in completion_ids], bf16=True)
+        return canary.logprobs(model_dir, prefixes, [[token] for token in completion_ids], self._bf16)

@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from erpo_ray import environment
+
 
 def generate(model_dir: Path, messages: Sequence[Mapping[str, str]], max_tokens: int) -> str:
     """The greedy completion of a chat (`role` and `content` each), without special tokens.
@@ -32,6 +34,7 @@ def _loaded(model_dir: Path) -> tuple[Any, Any]:
 
     disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if environment.bf16(device == "cuda") else torch.float32
     tokenizer = AutoTokenizer.from_pretrained(str(model_dir))
-    model: Any = AutoModelForCausalLM.from_pretrained(str(model_dir), dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(model_dir), dtype=dtype)
     return tokenizer, model.to(device).eval()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from erpo_ray import environment
 from erpo_ray.errors import EnvironmentFault, UsageError
 from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.types import Prompt
@@ -45,8 +46,7 @@ class Embedder:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        able = torch.cpu.get_capabilities()
-        dtype = torch.bfloat16 if rough and (able.get("avx512_bf16") or able.get("amx_bf16")) else torch.float32
+        dtype = torch.bfloat16 if rough and environment.bf16(gpu=False) else torch.float32
         self._model = SentenceTransformer(
             str(weights()), device="cpu", local_files_only=True, model_kwargs={"dtype": dtype}
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from erpo_ray import environment
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.types import Request, Sampling
 
@@ -200,7 +201,7 @@ def start(model_dir: Path | str, settings: EngineSettings) -> Any:
     )
     return LLM(
         model=str(model_dir),
-        dtype="bfloat16",
+        dtype="bfloat16" if environment.bf16(settings.gpu) else "float32",
         max_model_len=settings.max_length,
         max_num_seqs=settings.in_flight,
         generation_config="vllm",

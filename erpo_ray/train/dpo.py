@@ -112,6 +112,7 @@ def prefer(
     Returns what `fit.run` returns and, of the last step, `sigmoid`, `nll`, `margin` (times beta), `accuracy`,
     `logps_chosen`, `logps_rejected`. Raises UsageError for bad rows, RunFailed when the loss is not a number.
     """
+    training = fit.able(training)
     data = pairs(rows, training.max_length)
     start, behind = version(policy_dir), version(reference_dir)
     with fit.all_cores(), fit.directory(work) as folder:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.utils import is_torch_tf32_available
 
+from erpo_ray import environment
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.telemetry import STEPS, Step, step
 from erpo_ray.train import checkpoints, models
@@ -34,6 +35,11 @@ def workers() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+def able(training: Training) -> Training:
+    """`training` as this machine can do it: in float32 throughout where bfloat16 is slower."""
+    return replace(training, bf16=training.bf16 and environment.bf16(torch.cuda.is_available()))
 
 
 def arguments(training: Training, directory: Path, keep: bool) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Referee:
     def score(self, reference: Policy, rows: Sequence[Sequences], training: Training, folder: Path) -> dict[str, float]:
         """Keep the log-probabilities of all completions; return how many there are."""
         with fit.all_cores():
-            found = logps(lambda: self._model(reference), reference.version, rows, training, folder)
+            found = logps(lambda: self._model(reference), reference.version, rows, fit.able(training), folder)
         return {"scored": float(sum(map(len, found)))}
 
     def rest(self) -> None:

@@ -50,6 +50,7 @@ def imitate(
 
     Returns what `fit.run` returns. Raises UsageError for bad rows, RunFailed when the loss is not a number.
     """
+    training = fit.able(training)
     data = examples(rows, training.max_length)
     with fit.all_cores(), fit.directory(work) as folder:
         args = SFTConfig(

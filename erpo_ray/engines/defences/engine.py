@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from erpo_ray import environment
 from erpo_ray.config.decoding import Decode
 from erpo_ray.engines.defences.batch import Batch, Row
 from erpo_ray.engines.defences.rose import Rose
@@ -158,7 +159,7 @@ class DefendedEngine:
 
 
 def start(policy: Policy, decode: Decode, max_length: int, gpu: bool) -> DefendedEngine:
-    """The policy in bfloat16, on the GPU if it says so, with the defence that `decode` names.
+    """The policy as vLLM would serve it, on the GPU if `gpu` says so, with the defence that `decode` names.
 
     Raises UsageError for settings or steering vectors that do not fit the model.
     """
@@ -167,7 +168,8 @@ def start(policy: Policy, decode: Decode, max_length: int, gpu: bool) -> Defende
 
     disable_progress_bar()
     renderer = Renderer(policy.path)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.bfloat16, use_safetensors=True)
+    dtype = torch.bfloat16 if environment.bf16(gpu) else torch.float32
+    loaded: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=dtype, use_safetensors=True)
     model = loaded.to("cuda" if gpu else "cpu").eval()
     return DefendedEngine(
         model, renderer, _defence(model, renderer, policy, decode), policy.version, max_length, decode.batch_size
