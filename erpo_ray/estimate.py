@@ -14,6 +14,8 @@ from erpo_ray.methods import safer
 
 GIB = 2**30
 
+Kind = Literal["imitate", "prefer", "evolve"]
+
 REFERENCE_PARAMETERS = 135e6
 REFERENCE_CORES = 2
 SAMPLED_PER_SECOND = 900.0
@@ -47,7 +49,7 @@ class Cost:
     """One phase, each figure at most: completions sampled and their tokens, rows and tokens trained on, seconds."""
 
     name: str
-    kind: Literal["imitate", "prefer", "evaluate"]
+    kind: Literal["imitate", "prefer", "evolve", "evaluate"]
     completions: int
     sampled_tokens: int
     rows: int
@@ -67,7 +69,7 @@ def shape(model_dir: Path) -> Shape:
 
 def costs(
     config: Config,
-    stages: Sequence[tuple[str, Literal["imitate", "prefer"]]],
+    stages: Sequence[tuple[str, Kind]],
     harmful: int,
     benign: int,
     evaluated: int,
@@ -87,6 +89,8 @@ def costs(
         if kind == "imitate":
             out.append(_imitate(name, config, harmful, benign, prompt_tokens, speed))
             negatives = config.prefer.negatives
+        elif kind == "evolve":
+            out.append(_evolve(name, config, speed))
         else:
             out.append(_prefer(name, config, harmful, benign, prompt_tokens, speed, negatives))
             negatives = 0
@@ -139,6 +143,13 @@ def _prefer(
     return _cost(name, "prefer", completions, settings.draw.max_tokens, rows, rows * length * 4 / 3, speed)
 
 
+def _evolve(name: str, config: Config, speed: float) -> Cost:
+    """The first generation, those of both objectives, and the crossed ones."""
+    settings = config.sos
+    systems = 1 + settings.children * (2 + 2 * settings.generations)
+    return _cost(name, "evolve", systems * settings.prompts, settings.max_tokens, 0, 0.0, speed)
+
+
 def _drawn(config: Config) -> int:
     """Completions of one prompt in a round: some methods draw on behind the beginnings of the first ones."""
     first = config.prefer.samples
@@ -161,7 +172,7 @@ def _rows(available: int, fit: Fit) -> int:
 
 def _cost(
     name: str,
-    kind: Literal["imitate", "prefer", "evaluate"],
+    kind: Literal["imitate", "prefer", "evolve", "evaluate"],
     completions: int,
     cap: int,
     rows: int,

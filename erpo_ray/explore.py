@@ -92,6 +92,10 @@ class Backend(Protocol):
         """Train on pairs, as `imitate` does on examples. `kept` keeps what references were asked, over stages."""
         ...
 
+    def instruct(self, policy: Policy, system: str, out: Path) -> dict[str, float]:
+        """The policy with a system prompt in its chat template, into `out`; nothing is trained."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -6,16 +6,15 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
 
 from erpo_ray import estimate, preflight
 from erpo_ray.config import Config
-from erpo_ray.estimate import Cost, Shape
+from erpo_ray.estimate import Cost, Kind, Shape
 from erpo_ray.methods import METHODS
 from erpo_ray.preflight import Ready
 from erpo_ray.prompts.mixing import per_source
 
-Phase = tuple[str, Literal["imitate", "prefer"]]
+Phase = tuple[str, Kind]
 
 SAMPLE = 200
 """Prompts whose length is measured."""

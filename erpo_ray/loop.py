@@ -18,6 +18,7 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
     """
     with run.stage("base") as s:
         history = History((scene.base(s, task),))
+    negatives: Sequence[Pair] = ()
     named = [(f"{number:02d}-{stage.name}", stage) for number, stage in enumerate(stages)]
     for number, (name, stage) in enumerate(named, 1):
         if stage.kind == "prefer" and stage.over(history):
@@ -28,6 +29,8 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
                 examples = scene.rows(s, "examples.jsonl", Example, groups, partial(stage.examples, task))
                 negatives = s.once("negatives.jsonl", Pair, partial(stage.negatives, task, examples))
                 policy = scene.imitate(s, stage, history)
+            elif stage.kind == "evolve":
+                policy, scene = scene.instruct(s, stage, task, history, groups)
             else:
                 negatives = history.negatives
                 scene.rows(s, "pairs.jsonl", Pair, groups, partial(stage.pairs, task, history))

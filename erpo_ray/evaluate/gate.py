@@ -43,7 +43,12 @@ class _Axis:
 
 
 def accept(
-    old: Evaluation, new: Evaluation, settings: Gate, kind: Literal["imitate", "prefer"], *, shorter: bool = False
+    old: Evaluation,
+    new: Evaluation,
+    settings: Gate,
+    kind: Literal["imitate", "prefer", "evolve"],
+    *,
+    shorter: bool = False,
 ) -> Decision:
     """Reject a policy that refuses clearly fewer harmful or clearly more benign prompts than the old one.
 

@@ -23,8 +23,10 @@ from erpo_ray.rundir.stage import SEAL
 from erpo_ray.sweep.rows import Row
 from erpo_ray.types import encode, identity
 
-UNREAD = ("name", "method", "prefer", "rounds", "constraint", "steps", "search", "reflection", "backend", "cluster",
-          "tracking", "overlap")  # fmt: skip
+UNREAD = (
+    "name", "method", "prefer", "rounds", "constraint", "steps", "search", "reflection", "sos", "backend", "cluster",
+    "tracking", "overlap",
+)  # fmt: skip
 """Sections that no imitate stage reads: what else differs makes another stage."""
 
 

@@ -35,8 +35,14 @@ PLAIN = "Here is a plain and friendly answer to the question that was asked."
 class Letters:
     """A renderer whose tokens are code points; 0 ends a completion, 2 stands between messages."""
 
+    def __init__(self, system: str = "") -> None:
+        self._system = system
+
     def render(self, text: str, *further: str) -> tuple[int, ...]:
-        return (1, *map(ord, "\x02".join((text, *further))))
+        return (1, *map(ord, "\x02".join((self._system + text, *further))))
+
+    def under(self, system: str) -> Letters:
+        return Letters(f"{system}\x03")
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         return (*map(ord, text), 0)
@@ -108,6 +114,10 @@ class Rote:
     ) -> dict[str, float]:
         rows = list(read_rows(pairs, Pair))
         return self._trained(policy, out, work, len(rows))
+
+    def instruct(self, policy: Policy, system: str, out: Path) -> dict[str, float]:
+        (out / "skill").write_text((policy.path / "skill").read_text())
+        return {}
 
     def close(self) -> None:
         pass

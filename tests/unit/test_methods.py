@@ -55,8 +55,12 @@ def test_a_method_says_where_it_is_from_and_what_it_assumes(method: str) -> None
 
 
 def rows(place: Path) -> dict[str, bytes]:
-    """Every file of examples and pairs."""
-    found = [path for name in ("examples", "pairs") for path in place.glob(f"run/stages/*/{name}.jsonl")]
+    """Every file of examples and pairs, and a system prompt that was found."""
+    found = [
+        path
+        for name in ("examples.jsonl", "pairs.jsonl", "system_prompt.json")
+        for path in place.glob(f"run/stages/*/{name}")
+    ]
     return {path.relative_to(place).as_posix(): path.read_bytes() for path in sorted(found)}
 
 

@@ -280,6 +280,7 @@ def test_an_imitate_stage_reads_nothing_of_what_sharing_leaves_out_of_its_inputs
             "constraint": Config.model_validate({"constraint": {"cost_limit": 0.5}}).constraint,
             "steps": Config.model_validate({"steps": {"margin": 0.1}}).steps,
             "search": Config.model_validate({"search": {"completions": 5}}).search,
+            "sos": Config.model_validate({"sos": {"prompts": 4}}).sos,
             "reflection": Config.model_validate({"reflection": {"margin": 9}}).reflection,
         }
     )
