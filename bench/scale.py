@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from erpo_ray import estimate, scale, settings
 from erpo_ray.config import Config
@@ -40,9 +39,7 @@ def main() -> None:
 
 def phases(config: Config, model: Dims) -> list[Cost]:
     """Counts of a run's phases; their seconds are those of a CPU and not used."""
-    stages: list[tuple[str, Literal["imitate", "prefer"]]] = [
-        (stage.name, stage.kind) for stage in METHODS[config.method](config)
-    ]
+    stages: list[tuple[str, estimate.Kind]] = [(stage.name, stage.kind) for stage in METHODS[config.method](config)]
     shape = Shape(int(model.parameters), model.vocabulary)
     return estimate.costs(config, stages, PROMPTS, PROMPTS, EVALUATED, PROMPT_TOKENS, shape, 1)
 

@@ -25,7 +25,7 @@ def played(
     worth: Mapping[System, Score], propose: list[System]
 ) -> tuple[System, list[list[System]], tuple[str, list[System]]]:
     """The search with children given one after another: what it ends with, its generations, what was asked last."""
-    asked: list[Asked] = []
+    asked: list[tuple[str, list[System]]] = []
 
     def given_child(operator: str, parents: Sequence[System], seed: int) -> System:
         asked.append((operator, list(parents)))
