@@ -150,6 +150,20 @@ def compare(
     return compare.compare(sides, output)
 
 
+@app.command()
+def sweep(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML: what all rows share, a budget, and the rows.")
+    ],
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where everything is kept; runs/NAME when left out.")] = None,
+) -> int:
+    """Run several methods on one model, prompts, judge and budget, and put them in one table. Resumes."""
+    from erpo_ray.commands import sweep
+
+    return sweep.sweep(config, overrides or [], run_dir)
+
+
 @app.command("judge-check")
 def judge_check(
     judge: Annotated[

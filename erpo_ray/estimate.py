@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from erpo_ray.config import Config, Fit
+from erpo_ray.methods import safer
 from erpo_ray.types import StageKind
 
 GIB = 2**30
@@ -108,6 +109,8 @@ def costs(
             negatives = config.prefer.negatives
         elif kind == "reinforce":
             out.append(_reinforce(name, config, harmful, benign, prompt_tokens, speed))
+        elif kind == "evolve":
+            out.append(_evolve(name, config, speed))
         else:
             out.append(_prefer(name, config, harmful, benign, prompt_tokens, speed, negatives))
             negatives = 0
@@ -156,7 +159,7 @@ def _prefer(
     name: str, config: Config, harmful: int, benign: int, prompt_tokens: float, speed: Rates, negatives: int
 ) -> Cost:
     settings = config.prefer
-    completions = _explored(config, harmful, benign) * settings.samples
+    completions = _explored(config, harmful, benign) * _drawn(config)
     # Reasoning and answer of a pair are a row each.
     parts = 2 if settings.section_weights else 1
     rows = _rows(parts * settings.max_pairs + negatives, settings.fit)
@@ -178,6 +181,24 @@ def _reinforce(name: str, config: Config, harmful: int, benign: int, prompt_toke
 def _explored(config: Config, harmful: int, benign: int) -> int:
     wanted = config.prefer.explored
     return min(wanted[0], harmful) + min(wanted[1], benign)
+
+
+def _evolve(name: str, config: Config, speed: Rates) -> Cost:
+    """The first generation, those of both objectives, and the crossed ones."""
+    settings = config.sos
+    systems = 1 + settings.children * (2 + 2 * settings.generations)
+    return _cost(name, "evolve", systems * settings.prompts, settings.max_tokens, 0, 0.0, speed)
+
+
+def _drawn(config: Config) -> int:
+    """Completions of one prompt in a round: some methods draw on behind the beginnings of the first ones."""
+    first = config.prefer.samples
+    most = {
+        "safer": first + (safer.STEPS - 1) * (first - 1),
+        "saro": 2 * first,
+        "stair": max(first, config.search.completions),
+    }
+    return most.get(config.method, first)
 
 
 def _evaluation(name: str, config: Config, evaluated: int, speed: Rates) -> Cost:

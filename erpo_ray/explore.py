@@ -112,6 +112,10 @@ class Backend(Protocol):
         """Train on advantages of what `policy` sampled, as `prefer` does on pairs."""
         ...
 
+    def instruct(self, policy: Policy, system: str, out: Path) -> dict[str, float]:
+        """The policy with a system prompt in its chat template, into `out`; nothing is trained."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +23,7 @@ from erpo_ray.judging.ensemble import committee_of
 from erpo_ray.labelling import label
 from erpo_ray.loop import align
 from erpo_ray.methods import METHODS
-from erpo_ray.methods.base import Outcome, Renderer, Task, Teacher
+from erpo_ray.methods.base import Outcome, Renderer, Stage, Task, Teacher
 from erpo_ray.preflight import Ready
 from erpo_ray.progress import Progress
 from erpo_ray.prompts.mixing import per_source
@@ -32,24 +33,34 @@ from erpo_ray.scene import Scene
 from erpo_ray.traces import vocabulary
 from erpo_ray.types import Prompt, Request, Sampling, encode, identity
 
+Boot = Callable[[Config, Steps], AbstractContextManager[Backend]]
+"""Opens a backend for a configuration; it ends with the block, or stays up for the next one."""
 
-def run(config: Config, run_dir: Path, say: Callable[[str], None] = terminal.say) -> int:
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a run has in common with others that are played by one command: checks that are done, workers that stay up.
+
+    `adopt` is called when the run directory is open: it may put sealed stages of another run there.
+    """
+
+    ready: Ready
+    boot: Boot
+    adopt: Callable[[RunDir], None]
+
+
+def run(config: Config, run_dir: Path, say: Callable[[str], None] = terminal.say, shared: Shared | None = None) -> int:
     """Perform or continue a run; return the exit code. Prints a line per phase and the table of all policies."""
-    ready = preflight.check(config, run_dir)
-    with (
-        RunDir.open(run_dir, config, inputs=_inputs(ready), need_bytes=ready.disk_bytes, note=say) as run,
-        _reported(run, say) as draw,
-        recorded(run.status),
-        tracking.tracking(config, run, say) as tracked,
-    ):
-        outcomes = _align(config, ready, run, say, tracked.follow, draw)
+    shared = shared or Shared(preflight.check(config, run_dir), booted, lambda run: None)
+    with _begun(config, run_dir, say, shared) as begun:
+        outcomes = _align(config, METHODS[config.method](config), begun, say, shared)
         accepted = [outcome for outcome in outcomes[1:] if outcome.accepted]
         say(table([outcome.measured for outcome in outcomes]))
         kept = outcomes[-1].evaluation
         if kept.by_source:
             say(f"\n{kept.stage} by source of prompts:")
             say(table(kept.by_source.values()))
-        run.status("running", phase="")
+        begun.run.status("running", phase="")
         say(f"report: {run_dir / 'report.html'}")
         if not accepted:
             raise GateFailed(
@@ -58,6 +69,36 @@ def run(config: Config, run_dir: Path, say: Callable[[str], None] = terminal.say
         say(f"policy: {run_dir / 'policy'} (stage {accepted[-1].stage})   figures: {run_dir / 'metrics.jsonl'}")
         say(f"next: erpo chat {run_dir}")
     return 0
+
+
+def measure(config: Config, run_dir: Path, say: Callable[[str], None], shared: Shared) -> None:
+    """A run without stages: the model as given on the evaluation prompts, under `evaluate.decode`."""
+    with _begun(config, run_dir, say, shared) as begun:
+        (base,) = _align(config, (), begun, say, shared)
+        say(table([base.measured]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A run that is open: `follow` keeps trackers, `draw` the page up to date."""
+
+    run: RunDir
+    follow: Callable[[], None]
+    draw: Callable[[], None]
+
+
+@contextmanager
+def _begun(config: Config, run_dir: Path, say: Callable[[str], None], shared: Shared) -> Iterator[_Begun]:
+    """The run, from its directory to the last drawing of its page, with its ending told."""
+    ready = shared.ready
+    with (
+        RunDir.open(run_dir, config, inputs=inputs(ready), need_bytes=ready.disk_bytes, note=say) as run,
+        _reported(run, say) as draw,
+        recorded(run.status),
+        tracking.tracking(config, run, say) as tracked,
+    ):
+        shared.adopt(run)
+        yield _Begun(run, tracked.follow, draw)
 
 
 @contextmanager
@@ -73,20 +114,15 @@ def _reported(run: RunDir, say: Callable[[str], None]) -> Iterator[Callable[[], 
 
 
 def _align(
-    config: Config,
-    ready: Ready,
-    run: RunDir,
-    say: Callable[[str], None],
-    follow: Callable[[], None],
-    show: Callable[[], None],
+    config: Config, stages: Sequence[Stage], begun: _Begun, say: Callable[[str], None], shared: Shared
 ) -> tuple[Outcome, ...]:
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
+    ready, run = shared.ready, begun.run
     progress, pulse = Progress(), Pulse(run.path)
     model_dir = _with_vocabulary(config, ready.model_dir, run)
     renderer = ModelRenderer(model_dir)
-    backend = backend_of(config, pulse.steps(progress.steps))
-    try:
+    with shared.boot(config, pulse.steps(progress.steps)) as backend:
         base = backend.policy(model_dir)
         with run.stage("base") as s:
             if not s.sealed:
@@ -98,8 +134,17 @@ def _align(
         task = Task(config, base, prompts, ready.book, renderer, teacher_of(config))
         held = per_source([p for p in ready.mix.evaluate if p.label != "unknown"], config.evaluate.per_source)
         phase = pulse.phase(progress.phase)
-        scene = Scene(backend, run, config, requests(held, renderer, config), phase, say, follow, show)
-        return align(METHODS[config.method](config), task, scene, run)
+        asked = requests(held, renderer, config)
+        scene = Scene(backend, run, config, asked, phase, say, begun.follow, begun.draw)
+        return align(stages, task, scene, run)
+
+
+@contextmanager
+def booted(config: Config, steps: Steps) -> Iterator[Backend]:
+    """A backend that ends with the block."""
+    backend = backend_of(config, steps)
+    try:
+        yield backend
     finally:
         backend.close()
 
@@ -205,7 +250,7 @@ def _require_room(asked: Sequence[tuple[Suite, Sequence[Question]]], renderer: R
         preflight.lengths([q.prompt for q in questions], room, lambda text: len(renderer.render(text)))
 
 
-def _inputs(ready: Ready) -> dict[str, str]:
+def inputs(ready: Ready) -> dict[str, str]:
     """What the configuration refers to, by hash: other rules or prompts make another run."""
     return {
         "rules": identity(encode(ready.book)),

@@ -20,7 +20,7 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
         history = History((scene.base(s, task),))
     named = [(f"{number:02d}-{stage.name}", stage) for number, stage in enumerate(stages)]
     for number, (name, stage) in enumerate(named, 1):
-        if stage.kind != "imitate" and stage.over(history):
+        if (stage.kind == "prefer" or stage.kind == "reinforce") and stage.over(history):
             break
         with run.stage(name) as s:
             groups = scene.explorer(s, stage, task, history)
@@ -29,6 +29,8 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
                 examples = scene.rows(s, "examples.jsonl", Example, groups, partial(stage.examples, task))
                 negatives = s.once("negatives.jsonl", Pair, partial(stage.negatives, task, examples))
                 policy = scene.imitate(s, stage, history)
+            elif stage.kind == "evolve":
+                policy, scene = scene.instruct(s, stage, task, history, groups)
             elif stage.kind == "prefer":
                 scene.rows(s, "pairs.jsonl", Pair, groups, partial(stage.pairs, task, history))
                 meanwhile = partial(scene.draw_ahead, s, task, history, *named[number : number + 1])

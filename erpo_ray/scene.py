@@ -18,7 +18,7 @@ from erpo_ray.evaluate.metrics import evaluation, row
 from erpo_ray.explore import Ahead, Backend, Phase, explore, prove_judge
 from erpo_ray.faults import saturated, why_no_pairs
 from erpo_ray.judging.ensemble import Review, committee_of, opinions, reviews
-from erpo_ray.methods.base import History, Imitate, Outcome, Prefer, Reinforce, Stage, Task
+from erpo_ray.methods.base import Evolve, History, Imitate, Outcome, Prefer, Reinforce, Stage, Task
 from erpo_ray.pairs import median_passing_length
 from erpo_ray.rundir import RunDir, StageDir
 from erpo_ray.rundir.files import working
@@ -137,6 +137,17 @@ class Scene:
 
         return self._train(s, train)
 
+    def instruct(
+        self, s: StageDir, stage: Evolve, task: Task, history: History, groups: Groups
+    ) -> tuple[Policy, Scene]:
+        """The last policy under the system prompt that the stage finds, and the scene in which it is asked that way."""
+        system = s.value("system_prompt.json", str, lambda: stage.best(groups()))
+        start = history.last.policy
+        path = s.directory("policy", lambda out, work: self.backend.instruct(start, system, out))
+        renderer = task.renderer.under(system)
+        asked = [replace(request, prompt_ids=renderer.render(request.prompt.text)) for request in self.evaluation]
+        return self.backend.policy(path), replace(self, evaluation=asked)
+
     def judge(self, s: StageDir, stage: Stage, history: History, policy: Policy, groups: Groups) -> Outcome:
         """Evaluate the new policy and let the gate choose between it and the old one."""
         measured = self._measure(s, policy)
@@ -160,7 +171,9 @@ class Scene:
 
         return self.backend.policy(s.directory("policy", make))
 
-    def _ahead(self, s: StageDir, stage: Stage, history: History) -> Ahead:
+    def _ahead(self, s: StageDir, stage: Stage, history: History) -> Ahead | None:
+        if stage.kind == "evolve":
+            return None
         reference: Policy | None = None
         if stage.kind == "prefer" and stage.objective.reference != "none":
             reference = history.reference(stage.objective.reference)
@@ -264,7 +277,7 @@ def _outcome(
 ) -> Outcome:
     policy, figures = kept
     plain = Outcome(s.path.name, stage.kind, decision.accepted, decision.reason, policy, figures, measured, {}, ())
-    if stage.kind == "imitate":
+    if stage.kind != "prefer":
         return plain
     lengths = median_passing_length(groups, min_utility, stage.traced)
     missed = tuple(dict.fromkeys(group.prompt.id for group in groups if _wrong(group)))

@@ -35,7 +35,12 @@ def load(path: Path, overrides: Sequence[str] = (), methods: Collection[str] = (
     `methods` are the known method names; empty leaves the name unchecked.
     Raises UsageError, one line for each fault: `FILE:LINE: key `x.y`: found V (type); remedy`.
     """
-    document, given = _merged(path, overrides)
+    return resolve(documents.read(path), overrides, methods)
+
+
+def resolve(document: Document, overrides: Sequence[str] = (), methods: Collection[str] = ()) -> Config:
+    """As `load`, of a file that has been read."""
+    document, given = _merged(document, overrides)
     config = _validate(document, given)
     if methods and config.method not in methods:
         guess = near(config.method, methods)
@@ -61,7 +66,7 @@ def judge(path: Path) -> AnyJudge:
 
 def sources(path: Path, overrides: Sequence[str] = ()) -> list[Setting]:
     """Every resolved value with the place it came from, in the order of the tree. Raises as `load`."""
-    document, given = _merged(path, overrides)
+    document, given = _merged(documents.read(path), overrides)
     config = _validate(document, given)
     return [
         Setting(dotted(key), value, _origin(document, given, key))
@@ -74,14 +79,13 @@ def schema() -> dict[str, Any]:
     return Config.model_json_schema()
 
 
-def _merged(path: Path, overrides: Sequence[str]) -> tuple[Document, set[Key]]:
-    """The file over the defaults with the overrides over both, and the keys that the overrides set.
+def _merged(document: Document, overrides: Sequence[str]) -> tuple[Document, set[Key]]:
+    """The document over the defaults with the overrides over both, and the keys that the overrides set.
 
     Sections are merged before validation, so that naming one key of `prefer.fit` keeps the other defaults of
     `prefer.fit` and does not fall back to those of every `fit`. Not so the judge, whose defaults depend on its type.
     """
-    document = documents.read(path)
-    document = replace(document, data=_over(Config().model_dump(mode="json", exclude={"judge"}), document.data))
+    document = replace(document, data=layered(Config().model_dump(mode="json", exclude={"judge"}), document.data))
     given: set[Key] = set()
     for text in overrides:
         name, sign, raw = text.partition("=")
@@ -93,12 +97,12 @@ def _merged(path: Path, overrides: Sequence[str]) -> tuple[Document, set[Key]]:
     return document, given
 
 
-def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def layered(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`above` laid over `below`, section by section; lists and values are replaced whole."""
     out = dict(below)
     for name, value in above.items():
         held = out.get(name)
-        out[name] = _over(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+        out[name] = layered(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
     return out
 
 

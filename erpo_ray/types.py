@@ -19,7 +19,7 @@ Verdict3 = Literal["refuse", "safe", "answer"]
 Reference = Literal["previous", "imitate", "base", "none"]
 PreferenceLoss = Literal["sigmoid", "ipo"]
 PairKind = Literal["safety", "over_refusal", "utility", "length", "format", "negative"]
-StageKind = Literal["imitate", "prefer", "reinforce"]
+StageKind = Literal["imitate", "prefer", "reinforce", "evolve"]
 Normaliser = Literal["sequence", "token"]
 
 T = TypeVar("T")

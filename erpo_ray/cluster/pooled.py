@@ -124,6 +124,13 @@ class PooledBackend(ABC):
         job = Job(policy.path.resolve(), advantages.resolve(), training, out.resolve(), work.resolve())
         return self._train(replace(job, reference=reference.path.resolve(), objective=objective, kept=kept.resolve()))
 
+    def instruct(self, policy: Policy, system: str, out: Path) -> dict[str, float]:
+        """The policy's directory with `system` in its chat template."""
+        from erpo_ray.engines.instruct import instruct
+
+        instruct(policy.path, system, out)
+        return {}
+
     def close(self) -> None:
         """End the workers."""
         self._crew.close()

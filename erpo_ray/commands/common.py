@@ -72,18 +72,6 @@ def measures(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as columns of equal width, the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
 def _cell(name: str, value: Any) -> str:
     if not isinstance(value, int | float):
         return "-"

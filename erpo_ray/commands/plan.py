@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from erpo_ray import environment, estimate, preflight, scale
-from erpo_ray.commands.common import aligned, read_config
+from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config
 from erpo_ray.engines.judges import has_model
 from erpo_ray.errors import UsageError
+from erpo_ray.forecast import forecast
 from erpo_ray.placement import Infeasible, needs, place
 from erpo_ray.preflight import Ready
 from erpo_ray.prompts.mixing import per_source
 from erpo_ray.scale import Machines
-from erpo_ray.terminal import clean
-from erpo_ray.types import Prompt, StageKind
-
-Phase = tuple[str, StageKind]
-
-SAMPLE = 200
-"""Prompts whose length is measured."""
+from erpo_ray.terminal import aligned, clean
+from erpo_ray.types import Prompt
 
 
 def plan(path: Path, overrides: Sequence[str], machines: str, as_json: bool) -> int:
@@ -43,20 +37,10 @@ def facts(config: Config, ready: Ready, fleet: Sequence[Machines] = ()) -> dict[
 
     With a fleet, `machines` holds what the run takes on it on paper. UsageError when its workers do not fit there.
     """
-    from erpo_ray.methods import METHODS
-
     renderer = preflight.renderer(ready.model_dir)
     train, evaluate = ready.mix.train, per_source(ready.mix.evaluate, config.evaluate.per_source)
-    labels = Counter(prompt.label for prompt in train)
-    mean = fmean(len(renderer.render(prompt.text)) for prompt in train[:SAMPLE])
-    shape = estimate.shape(ready.model_dir)
-    stages: list[Phase] = [
-        (f"{number:02d}-{stage.name}", stage.kind) for number, stage in enumerate(METHODS[config.method](config))
-    ]
-    cores, rates = os.cpu_count() or 1, estimate.BF16 if environment.bf16(gpu=False) else estimate.FLOAT32
-    costs = estimate.costs(
-        config, stages, labels["harmful"], labels["benign"], len(evaluate), mean, shape, cores, rates
-    )
+    found = forecast(config, ready)
+    costs, mean, shape, rates = found.costs, found.prompt_tokens, found.shape, found.rates
     on_cpu = not (environment.gpu_present() if config.cluster.gpu is None else config.cluster.gpu)
     shown = [next(prompt for prompt in train if prompt.label == label) for label in ("harmful", "benign")]
     return {

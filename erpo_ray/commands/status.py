@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from erpo_ray import documents
-from erpo_ray.commands.common import MEASURES, aligned, measures, metrics, require_run
+from erpo_ray.commands.common import MEASURES, measures, metrics, require_run
 from erpo_ray.progress import lasting
 from erpo_ray.pulse import Beat, Going, beat
 from erpo_ray.rundir.lines import json_object, ledger_rows
-from erpo_ray.terminal import clean
+from erpo_ray.terminal import aligned, clean
 from erpo_ray.types import Verdict
 
 SILENT_S = 180.0

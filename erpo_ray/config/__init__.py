@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from erpo_ray.config.decoding import Decode
 from erpo_ray.config.judges import JudgeRules, TopJudge
-from erpo_ray.config.methods import Constraint, Pivots, Reflection, Search, Steps, Transitions
+from erpo_ray.config.methods import Constraint, Evolution, Pivots, Reflection, Search, Steps, Transitions
 from erpo_ray.config.objective import Objectives
 from erpo_ray.config.reinforce import Reinforce
 from erpo_ray.config.section import Section
@@ -308,6 +308,7 @@ class Config(Section):
     steps: Steps = Steps()
     search: Search = Search()
     reflection: Reflection = Reflection()
+    sos: Evolution = Evolution()
     gate: Gate = Gate()
     judge: TopJudge = JudgeRules()
     evaluate: Evaluate = Evaluate()

@@ -78,3 +78,19 @@ class Reflection(Section):
     """Share of the tokens before a chain names the intent that continuations of it have in common."""
     margin: int = Field(default=4, ge=1)
     """Tokens by which the rejected chain names it later, at least."""
+
+
+class Evolution(Section):
+    """The prompt evolution of `sos`. The authors' sizes and weights are not known here."""
+
+    prompts: int = Field(default=32, ge=2)
+    """Prompts that every system prompt is tried on, half of them harmful."""
+    max_tokens: int = Field(default=80, ge=8)
+    children: int = Field(default=4, ge=1)
+    """New system prompts of a generation."""
+    generations: int = Field(default=3, ge=1)
+    """Of one objective, at most; then it is the other's turn."""
+    delta: float = Field(default=1e-5, ge=0)
+    """A generation that gains no more than this ends its objective."""
+    utility_weight: float = Field(default=0.5, ge=0, le=1)
+    """w1; safety has the rest."""

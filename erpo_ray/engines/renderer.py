@@ -58,6 +58,15 @@ class Renderer:
             ids += [*self._ids(before), *self._data(each)]
         return (*ids, *self._ids(rest))
 
+    def under(self, system: str) -> Renderer:
+        """The renderer of the same model whose chats begin with `system`; this one when it is empty."""
+        return SystemRenderer(self.model_dir, system) if system else self
+
+    @property
+    def template(self) -> str:
+        """The chat template itself."""
+        return self._tokenizer.chat_template
+
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """Ids of an assistant's turn as an engine would draw them: plain text with pivots, then `eos_id`."""
         return (*self._ids(text, plain=True), self.eos_id)
@@ -107,6 +116,34 @@ class Renderer:
         tail = self._tokenizer.apply_chat_template(chat_of(("a", mark)), tokenize=False).partition(mark)[2]
         closing = next((token for token in self._ids(tail) if token in self.stop_ids), None)
         return self._tokenizer.eos_token_id if closing is None else closing
+
+
+class SystemRenderer(Renderer):
+    """Puts a system prompt before the user's first message, inside it where the template knows no system.
+
+    `separate` tells which: false for templates that refuse a system message and for those that drop it.
+    """
+
+    def __init__(self, model_dir: Path | str, system: str) -> None:
+        super().__init__(model_dir)
+        self._system = system.strip()
+        self.separate = self._takes_system()
+
+    def _template(self, texts: Sequence[str], tokenize: bool) -> Any:
+        if self.separate:
+            chat = [{"role": "system", "content": self._system}, *chat_of(texts)]
+        else:
+            chat = chat_of((f"{self._system}\n\n{texts[0]}", *texts[1:]))
+        return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=tokenize)
+
+    def _takes_system(self) -> bool:
+        from jinja2 import TemplateError
+
+        chat = [{"role": "system", "content": self._system}, {"role": "user", "content": "Hello"}]
+        try:
+            return self._system in self._tokenizer.apply_chat_template(chat, tokenize=False)
+        except TemplateError:
+            return False
 
 
 def chat_of(texts: Sequence[str]) -> list[dict[str, str]]:

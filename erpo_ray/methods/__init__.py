@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from erpo_ray.config import Config
-from erpo_ray.methods import cdpo, derta, dpo, erpo, grpo, r2d, safer, saro, sft, stair
+from erpo_ray.methods import cdpo, derta, dpo, erpo, grpo, r2d, safer, saro, sft, sos, stair
 from erpo_ray.methods.base import Stage
 
 METHODS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
@@ -19,4 +19,5 @@ METHODS: dict[str, Callable[[Config], tuple[Stage, ...]]] = {
     "safer": safer.stages,
     "saro": saro.stages,
     "stair": stair.stages,
+    "sos": sos.stages,
 }

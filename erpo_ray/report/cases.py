@@ -89,8 +89,8 @@ def _case(run: Run, id: str, dialect: traces.Dialect, redact: bool) -> Case:
         turn=turn(prompt.label, before, after),
         prompt=_hidden(prompt.text, prompt.category) if hide else _shown(prompt.text),
         redacted=hide,
-        before=_side(run.base.name, before, dialect, hide, prompt.category) if before else None,
-        after=_side(run.last.name, after, dialect, hide, prompt.category) if after and moved else None,
+        before=side(run.base.name, before, dialect, hide, prompt.category) if before else None,
+        after=side(run.last.name, after, dialect, hide, prompt.category) if after and moved else None,
         history=tuple((stage.name, state(stage.answers[id])) for stage in run.measured if id in stage.answers),
     )
 
@@ -152,7 +152,8 @@ def _bare(name: str, text: str, dialect: traces.Dialect) -> str:
     return text.removeprefix(traces.LABELS[name]).strip()
 
 
-def _side(stage: str, answer: Answer, dialect: traces.Dialect, hide: bool, category: str) -> Side:
+def side(stage: str, answer: Answer, dialect: traces.Dialect, hide: bool, category: str) -> Side:
+    """What the policy of a stage answered; with `hide` a hash and the length stand for its text."""
     verdict = answer.verdict
     texts: Sequence[Part] = parts(answer.text, dialect)
     if hide:

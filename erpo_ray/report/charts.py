@@ -48,7 +48,8 @@ class Curve:
 
 
 @contextmanager
-def _canvas(height: float) -> Iterator[Figure]:
+def canvas(height: float) -> Iterator[Figure]:
+    """An empty figure of the page's width to draw in, as all figures are drawn."""
     with matplotlib.rc_context(svg.RC):
         yield svg.figure(WIDTH, height)
 
@@ -65,7 +66,7 @@ def pareto(points: Sequence[Point]) -> str:
     A line joins the policies that were accepted, base model first; a rejected one is hollow. Stages that lie close
     together and far above the base model are shown once more, larger.
     """
-    with _canvas(285) as figure:
+    with canvas(285) as figure:
         axes = figure.subplots()
         close = _crowd(points)
         hovers = {f"point-{number}": _told(point) for number, point in enumerate(points)}
@@ -110,7 +111,7 @@ def _plane(axes: Axes, points: Sequence[Point], named: Sequence[Point]) -> None:
     axes.plot(x, y, color=COLOURS["soft"], lw=1)
     most = max([1.0, *(point.tokens for point in points)])
     for number, point in enumerate(points):
-        _point(axes, point, 150 * point.tokens / most, f"point-{number}")
+        dot(axes, point, 150 * point.tokens / most, f"point-{number}")
     sides = [value for point in points for value in (point.benign.low, point.benign.high)]
     levels = [value for point in points for value in (point.harmful.low, point.harmful.high)]
     left, right = min(sides), max([*sides, min(sides) + 0.05])
@@ -123,10 +124,11 @@ def _plane(axes: Axes, points: Sequence[Point], named: Sequence[Point]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _names(axes, named, right, low, high)
+    name_points(axes, named, right, low, high)
 
 
-def _point(axes: Axes, point: Point, area: float, gid: str) -> None:
+def dot(axes: Axes, point: Point, area: float, gid: str) -> None:
+    """A policy as a disc between its intervals, hollow where the gate rejected it."""
     x, y = point.benign.value, point.harmful.value
     axes.hlines(y, point.benign.low, point.benign.high, color=COLOURS["rule"], lw=1.2)
     axes.vlines(x, point.harmful.low, point.harmful.high, color=COLOURS["rule"], lw=1.2)
@@ -135,7 +137,7 @@ def _point(axes: Axes, point: Point, area: float, gid: str) -> None:
     axes.scatter(x, y, s=max(area, 12), facecolor=face, edgecolor=colour, alpha=0.55, zorder=3, gid=gid)
 
 
-def _names(axes: Axes, points: Sequence[Point], x: float, low: float, high: float) -> None:
+def name_points(axes: Axes, points: Sequence[Point], x: float, low: float, high: float) -> None:
     """Names in a column that begins at `x`, each led to its point, at least a line apart."""
     order = sorted(points, key=lambda point: (-point.harmful.value, -point.benign.value))
     gap = min(0.14, 1 / max(len(order), 1)) * (high - low)
@@ -155,7 +157,7 @@ def _names(axes: Axes, points: Sequence[Point], x: float, low: float, high: floa
 
 def lengths(rows: Sequence[tuple[str, str, Sequence[int]]]) -> str:
     """Box plots of lengths in tokens: (stage, label, lengths); whiskers from the 5th to the 95th percentile."""
-    with _canvas(54 + 19 * len(rows)) as figure:
+    with canvas(54 + 19 * len(rows)) as figure:
         axes = figure.subplots()
         hovers: dict[str, str] = {}
         for number, (stage, label, values) in enumerate(rows):
@@ -186,7 +188,7 @@ def heat_map(
 
     `name` sets the figure apart from others in the page, `colour` is one of `svg.NAMES`.
     """
-    with _canvas(46 + 17.5 * len(rows)) as figure:
+    with canvas(46 + 17.5 * len(rows)) as figure:
         axes = figure.subplots()
         hovers: dict[str, str] = {}
         for y, (category, cells) in enumerate(rows):
@@ -221,7 +223,7 @@ def anatomy(name: str, title: str, kept: Counts, surplus: Counts, reasons: Count
     others = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
     bars = [(kind, kept.get(kind, 0), surplus.get(kind, 0)) for kind in kinds]
     bars += [(reason, 0, reasons[reason]) for reason in others]
-    with _canvas(40 + 27 * len(bars)) as figure:
+    with canvas(40 + 27 * len(bars)) as figure:
         axes = figure.subplots()
         most = max([1, *(used + left for _, used, left in bars)])
         hovers: dict[str, str] = {}
@@ -259,7 +261,7 @@ def curves(name: str, title: str, stages: Sequence[Curve]) -> str:
             ("nats a token, of samples", ("surprisal",)),
         ]
     rows = (len(panels) + 1) // 2
-    with _canvas(30 + (150 if rows == 1 else 125) * rows) as figure:
+    with canvas(30 + (150 if rows == 1 else 125) * rows) as figure:
         grid = figure.subplots(rows, 1 if rows == 1 else 2, squeeze=False)
         for axes, (heading, measures) in zip(grid.flat, panels, strict=True):
             for number, curve in enumerate(stages):

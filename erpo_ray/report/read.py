@@ -116,7 +116,7 @@ def _volume(path: Path) -> Volume:
     completions = tokens = 0
     for row in ledger_rows(path, Candidate):
         completions += 1
-        tokens += len(row.token_ids)
+        tokens += len(row.token_ids) - row.given
     return Volume(completions, tokens)
 
 

@@ -27,7 +27,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """How many completions were sampled, and their tokens."""
+    """How many completions were sampled, and the tokens that were drawn for them."""
 
     completions: int = 0
     tokens: int = 0
@@ -51,6 +51,11 @@ class Stage:
     curve: tuple[Step, ...] = ()
     rollouts: Volume = Volume()
     measured: Volume = Volume()
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that its trainer computed, over all steps."""
+        return round(self.facts.get("tokens_per_second", 0.0) * self.facts.get("seconds", 0.0))
 
 
 @dataclass(frozen=True, slots=True)

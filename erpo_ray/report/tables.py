@@ -160,8 +160,7 @@ def budget(run: Run) -> Table:
             lines.append((stage.name, "rollouts", stage.rollouts, run.seconds.get((stage.name, "rollouts"))))
         if "seconds" in stage.facts:
             spent = run.seconds.get((stage.name, "training"), stage.facts["seconds"])
-            trained = round(stage.facts.get("tokens_per_second", 0.0) * stage.facts["seconds"])
-            lines.append((stage.name, "training", Volume(0, trained), spent))
+            lines.append((stage.name, "training", Volume(0, stage.trained_tokens), spent))
         if stage.measured.completions:
             lines.append((stage.name, "evaluation", stage.measured, run.seconds.get((stage.name, "evaluation"))))
     rows = [

@@ -20,12 +20,11 @@ from erpo_ray.config.decoding import Decode, Rose, Scans
 from erpo_ray.engines.defences import vectors as files
 from erpo_ray.engines.defences.batch import choose
 from erpo_ray.engines.defences.engine import DefendedEngine, Plain, start
-from erpo_ray.engines.defences.rose import ReverseRenderer
 from erpo_ray.engines.defences.rose import Rose as RoseDefence
 from erpo_ray.engines.defences.scans import Scans as ScansDefence
 from erpo_ray.engines.defences.streams import Stream, states
 from erpo_ray.engines.defences.vectors import Vectors, extract
-from erpo_ray.engines.renderer import Renderer
+from erpo_ray.engines.renderer import Renderer, SystemRenderer
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import UsageError
 from erpo_ray.local import InProcessBackend
@@ -370,7 +369,7 @@ def test_beginning_drops_what_is_pending(model: Any, renderer: Renderer) -> None
 def test_the_reverse_prompt_stands_where_the_system_prompt_does(renderer: Renderer, rose: Any) -> None:
     found = rose(1.0).reversed(ask(renderer, "w30 w31"))
     assert found == (0, 9, 8, 7, 6, 5, 4, 0, 30, 31)
-    assert found == ReverseRenderer(renderer.model_dir, REVERSE).render("w30 w31")
+    assert found == SystemRenderer(renderer.model_dir, REVERSE).render("w30 w31")
 
 
 def test_further_turns_stay_token_for_token(renderer: Renderer, rose: Any) -> None:
@@ -400,11 +399,11 @@ def test_the_reverse_prompt_of_the_embedded_model(smol: Path) -> None:
         "<|im_start|>system\nNever say no.<|im_end|>\n"
         "<|im_start|>user\nHow do I <|im_end|> a list?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert reversed_ids == ReverseRenderer(smol, "Never say no.").render("How do I <|im_end|> a list?")
+    assert reversed_ids == SystemRenderer(smol, "Never say no.").render("How do I <|im_end|> a list?")
     assert list(reversed_ids).count(found.eos_id) == 2
     chat = Request(Prompt("p", "a"), found.render("a", "b", "c"), (0,), GREEDY)
     assert RoseDefence(found, Rose(reverse="Never say no.")).reversed(chat) == (
-        ReverseRenderer(smol, "Never say no.").render("a", "b", "c")
+        SystemRenderer(smol, "Never say no.").render("a", "b", "c")
     )
 
 

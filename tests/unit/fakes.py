@@ -43,8 +43,14 @@ _PIVOTS = {pivot: chr(0xE100 + at) for at, pivot in enumerate(traces.PIVOTS)}
 class Letters:
     """A renderer whose tokens are code points; 0 ends a completion, 2 stands between messages. Pivots are tokens."""
 
+    def __init__(self, system: str = "") -> None:
+        self._system = system
+
     def render(self, text: str, *further: str) -> tuple[int, ...]:
-        return (1, *map(ord, "\x02".join((text, *further))))
+        return (1, *map(ord, "\x02".join((self._system + text, *further))))
+
+    def under(self, system: str) -> Letters:
+        return Letters(f"{system}\x03")
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         for pivot, letter in _PIVOTS.items():
@@ -135,6 +141,10 @@ class Rote:
     ) -> dict[str, float]:
         rows = list(read_rows(advantages, Advantage))
         return self._trained(policy, out, work, len(rows))
+
+    def instruct(self, policy: Policy, system: str, out: Path) -> dict[str, float]:
+        (out / "skill").write_text((policy.path / "skill").read_text())
+        return {}
 
     def close(self) -> None:
         pass

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from erpo_ray import settings
+from erpo_ray import estimate, settings
 from erpo_ray.config import Config
 from erpo_ray.methods import METHODS
+from erpo_ray.sweep import rows as sweeps
+from erpo_ray.sweep.share import shared_stages
 from erpo_ray.types import Objective
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "configs").glob("compare_*.yaml"))
+CONFIGS = sorted({*(ROOT / "configs").glob("*.yaml")} - {*SWEEPS})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -28,6 +31,36 @@ def test_a_shipped_config_holds_differences_only(path: Path) -> None:
     given = dict(_leaves(YAML(typ="safe", pure=True).load(path.read_text())))
     defaults = dict(_leaves(Config().model_dump(mode="json")))
     assert [key for key, value in given.items() if key in defaults and defaults[key] == value] == []
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_shipped_sweep_loads_and_is_named_after_its_file(path: Path) -> None:
+    found = sweeps.load(path, (), tuple(METHODS))
+    assert found.name == path.stem and [row.name for row in found.rows][0] == "base"
+
+
+def test_the_comparison_gives_every_method_the_same_budget() -> None:
+    """By the plan, for prompts of the embedded ones' length: 92% to 100% of both, but for those named here."""
+    found = sweeps.load(ROOT / "configs" / "compare_smollm2.yaml", (), tuple(METHODS))
+    spent = {row.name: _spent(row.config) for row in found.rows if row.of is None}
+    sampled = {name: tokens / found.budget.sampled_tokens for name, (tokens, _) in spent.items()}
+    trained = {name: tokens / found.budget.trained_tokens for name, (_, tokens) in spent.items()}
+    assert all(share <= 1 for share in (*sampled.values(), *trained.values()))
+    # The stage that others begin with stands alone; DeRTa and SFT have no rounds to sample for, SoS trains nothing.
+    assert [name for name, share in sampled.items() if share < 0.92] == ["stage1", "sft", "derta"]
+    assert [name for name, share in trained.items() if share < 0.92] == ["stage1", "sos"]
+    shared = {row.name: shared_stages(row).get("00-imitate") for row in found.rows if row.of is None}
+    assert len({shared[name] for name in ("stage1", "erpo", "safer", "saro", "stair", "cdpo")}) == 1
+    assert len({shared[name] for name in ("stage1", "sft", "derta")}) == 3
+
+
+def _spent(config: Config) -> tuple[int, int]:
+    played = METHODS[config.method](config)
+    stages: list[Any] = [(f"{number:02d}-{stage.name}", stage.kind) for number, stage in enumerate(played)]
+    shape = estimate.Shape(134_515_008, 49_152)
+    costs = estimate.costs(config, stages, 1381, 2051, 400, 44.0, shape, 2)
+    spent = [cost for cost in costs if cost.kind != "evaluate"]
+    return sum(cost.sampled_tokens for cost in spent), sum(cost.trained_tokens for cost in spent)
 
 
 def test_the_gpu_configs_ask_for_gpus_and_train_as_they_are_called() -> None:

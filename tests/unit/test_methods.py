@@ -55,8 +55,9 @@ def test_a_method_says_where_it_is_from_and_what_it_assumes(method: str) -> None
 
 
 def rows(place: Path) -> dict[str, bytes]:
-    """Every file of examples, pairs and advantages."""
-    found = [path for name in ("examples", "pairs", "advantages") for path in place.glob(f"run/stages/*/{name}.jsonl")]
+    """Every file of examples, pairs and advantages, and a system prompt that was found."""
+    names = ("examples.jsonl", "pairs.jsonl", "advantages.jsonl", "system_prompt.json")
+    found = [path for name in names for path in place.glob(f"run/stages/*/{name}")]
     return {path.relative_to(place).as_posix(): path.read_bytes() for path in sorted(found)}
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from erpo_ray.config.decoding import Rose as Settings
 from erpo_ray.engines.defences.streams import Contrast, Stream
-from erpo_ray.engines.renderer import Renderer, chat_of
+from erpo_ray.engines.renderer import Renderer, SystemRenderer
 from erpo_ray.errors import UsageError
 from erpo_ray.types import Request, identity
 
@@ -20,7 +19,7 @@ class Rose:
 
     def __init__(self, renderer: Renderer, settings: Settings) -> None:
         self._settings, self._plain = settings, renderer
-        self._reverse = ReverseRenderer(renderer.model_dir, settings.reverse)
+        self._reverse = SystemRenderer(renderer.model_dir, settings.reverse)
         self._head, self._reverse_head = _heads(renderer.render(_PROBE), self._reverse.render(_PROBE))
 
     @property
@@ -48,32 +47,6 @@ class Rose:
             f"prompt {request.prompt.id}: its ids do not begin as the chat template of {self._plain.model_dir} does, "
             "so rose cannot give it a reverse system prompt; use prompts of one user message, or another defence"
         )
-
-
-class ReverseRenderer(Renderer):
-    """Puts a system prompt before the user's first message, inside it where the template knows no system."""
-
-    def __init__(self, model_dir: Path | str, system: str) -> None:
-        super().__init__(model_dir)
-        self._system = system.strip()
-        self._separate = self._takes_system()
-
-    def _template(self, texts: Sequence[str], tokenize: bool) -> Any:
-        if self._separate:
-            chat = [{"role": "system", "content": self._system}, *chat_of(texts)]
-        else:
-            chat = chat_of((f"{self._system}\n\n{texts[0]}", *texts[1:]))
-        return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=tokenize)
-
-    def _takes_system(self) -> bool:
-        """False for templates that refuse a system message and for those that drop it."""
-        from jinja2 import TemplateError
-
-        chat = [{"role": "system", "content": self._system}, {"role": "user", "content": _PROBE}]
-        try:
-            return self._system in self._tokenizer.apply_chat_template(chat, tokenize=False)
-        except TemplateError:
-            return False
 
 
 def _heads(plain: Sequence[int], reverse: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

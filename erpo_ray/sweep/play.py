@@ -1,0 +1,96 @@
+"""Plays the rows of a sweep one after another, each in a run directory of its own, and keeps the table up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from erpo_ray import launch, preflight
+from erpo_ray.endings import recorded
+from erpo_ray.errors import GateFailed, RunFailed
+from erpo_ray.preflight import Ready
+from erpo_ray.rundir import RunDir
+from erpo_ray.rundir.fingerprint import fingerprint
+from erpo_ray.rundir.lines import plain_rows
+from erpo_ray.sweep import budget, pages, table
+from erpo_ray.sweep.results import results
+from erpo_ray.sweep.rows import Row, Sweep
+from erpo_ray.sweep.share import Workers, adopt, sealed, shared_stages
+from erpo_ray.types import identity
+
+ROWS = "rows"
+"""Folder of the sweep that holds a run directory for each row."""
+
+
+def play(sweep: Sweep, out: Path, say: Callable[[str], None] = print) -> None:
+    """Perform or continue the sweep in `out`: rows that are done are not touched, one that was cut short goes on.
+
+    A row that fails is told in the table, and the next one is played; RunFailed at the end names it, and the same
+    command tries it again. Rows may be added to the file of a sweep that is done.
+    """
+    ready = preflight.check(sweep.common, out)
+    plans = budget.plans(sweep, ready)
+    say(budget.text(sweep, plans))
+    need = budget.disk(sweep, ready)
+    with (
+        RunDir.open(out, sweep.common, inputs=launch.inputs(ready), need_bytes=need, note=say) as record,
+        recorded(record.status),
+        closing(Workers()) as workers,
+    ):
+        failures: dict[str, str] = {}
+        versions = _versions(sweep)
+        done = {row["stage"] for row in plain_rows(out / "metrics.jsonl", dict[str, str])
+                if versions.get(row["stage"]) == row["step"]}  # fmt: skip
+        for row in sweep.rows:
+            say(f"\n--- {row.name}{': done' if row.name in done else ''}")
+            if row.name in done:
+                continue
+            try:
+                if row.of in failures:
+                    raise RunFailed(f"it measures the row {row.of}, which failed")
+                with record.timed(row.name, "row"):
+                    _row(sweep, row, out, ready, workers, say)
+                record.append_metric({"stage": row.name, "step": versions[row.name]})
+                done.add(row.name)
+            except RunFailed as error:
+                failures[row.name] = str(error)
+                say(f"{row.name}: {error}")
+            pages.write(record, sweep, results(sweep, out / ROWS, done), plans, failures, whole=False)
+        found = results(sweep, out / ROWS, done)
+        pages.write(record, sweep, found, plans, failures, whole=True)
+        say(f"\n{table.text(found, failures)}\n")
+        say(f"page: {out / pages.PAGE}   figure: {out / pages.FIGURE}   table: {out / pages.TABLE}")
+        record.status("running", phase="")
+        if failures:
+            raise RunFailed(f"{len(failures)} of {len(sweep.rows)} rows failed: {', '.join(failures)}")
+
+
+def _row(sweep: Sweep, row: Row, out: Path, ready: Ready, workers: Workers, say: Callable[[str], None]) -> None:
+    """The run of a row, or the measurement that it is."""
+    place, config = out / ROWS / row.name, row.config
+
+    def take(run: RunDir) -> None:
+        if taken := adopt(run, shared_stages(row), sealed(sweep.rows, out / ROWS)):
+            say(f"{row.name}: {', '.join(taken)} as in a row before")
+
+    if row.of is None:
+        ready = replace(ready, disk_bytes=preflight.disk(config, ready.model_dir))
+        try:
+            launch.run(config, place, say, launch.Shared(ready, workers, take))
+        except GateFailed as error:
+            say(f"{row.name}: {error}")  # a result like any other: its policy is the model as given
+        return
+    if row.of:
+        ready = replace(ready, model_dir=(out / ROWS / row.of / "policy").resolve())
+        config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(ready.model_dir)})})
+    launch.measure(config, place, say, launch.Shared(replace(ready, disk_bytes=0), workers, take))
+
+
+def _versions(sweep: Sweep) -> dict[str, str]:
+    """What each row computes, as a hash; of a policy that is only measured with that of the row that makes it."""
+    found: dict[str, str] = {}
+    for row in sweep.rows:
+        found[row.name] = identity(fingerprint(row.config, {}).sha256, row.of, found.get(row.of or "", ""))
+    return found

@@ -1,0 +1,130 @@
+"""What rows of a sweep need not make twice: sealed stages of other rows with the same inputs, and workers that run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from erpo_ray import launch
+from erpo_ray.config import Config
+from erpo_ray.explore import Backend
+from erpo_ray.methods import METHODS
+from erpo_ray.pulse import Steps
+from erpo_ray.rundir import RunDir
+from erpo_ray.rundir.files import temporary
+from erpo_ray.rundir.fingerprint import plain
+from erpo_ray.rundir.stage import SEAL
+from erpo_ray.sweep.rows import Row
+from erpo_ray.types import encode, identity
+
+UNREAD = (
+    "name", "method", "prefer", "rounds", "constraint", "steps", "search", "reflection", "sos", "backend", "cluster",
+    "tracking", "overlap",
+)  # fmt: skip
+"""Sections that no imitate stage reads: what else differs makes another stage."""
+
+
+def shared_stages(row: Row) -> dict[str, str]:
+    """The stages of a row that another one may have made, each with a hash of all that goes into it.
+
+    Labels and base are the same for all rows that decode alike, since a sweep fixes what they depend on. A method's
+    first stage, if it imitates, is one with another's where the stage and all settings it can read are equal.
+    """
+    tree = plain(row.config)
+    common = identity("common", _json({key: tree[key] for key in ("seed", "data", "rules", "labeller")}))
+    model = identity(common, _json({key: tree[key] for key in ("model", "judge", "evaluate")}))
+    found = {"labels": common, "base": model}
+    if row.of is None:
+        first = METHODS[row.config.method](row.config)[0]
+        if first.kind == "imitate":
+            inputs = {key: value for key, value in tree.items() if key not in UNREAD}
+            kind = f"{type(first).__module__}.{type(first).__qualname__}"
+            found[f"00-{first.name}"] = identity(kind, encode(first), _json(inputs))
+    elif row.of:
+        del found["base"]  # it is the other row's policy that is measured there
+    return found
+
+
+def sealed(rows: Sequence[Row], folder: Path) -> dict[tuple[str, str], Path]:
+    """The stages that rows share and one of them has sealed, by name and hash; the first row's where several have.
+
+    `folder` holds the run directories of the rows.
+    """
+    found: dict[tuple[str, str], Path] = {}
+    for row in rows:
+        for name, key in shared_stages(row).items():
+            stage = folder / row.name / "stages" / name
+            if (stage / SEAL).exists():
+                found.setdefault((name, key), stage)
+    return found
+
+
+def adopt(run: RunDir, wanted: Mapping[str, str], made: Mapping[tuple[str, str], Path]) -> list[str]:
+    """Link sealed stages of other rows into a run that has not begun them; names of those that were taken over.
+
+    `wanted` is what `shared_stages` gives, `made` what `sealed` gives. Files are hard links:
+    nothing that is sealed is ever written again.
+    """
+    taken = []
+    for name, key in wanted.items():
+        target, source = run.path / "stages" / name, made.get((name, key))
+        if source is None or run.files.exists(target) or not run.files.exists(source / SEAL):
+            continue
+        growing = temporary(target)
+        if run.files.exists(growing):
+            run.files.remove(growing)
+        run.files.ensure(target.parent)
+        shutil.copytree(source, growing, copy_function=os.link)
+        run.files.rename(growing, target)
+        run.files.syncdir(target.parent)
+        taken.append(name)
+    return taken
+
+
+class Workers:
+    """One backend for all rows that decode plainly: engines, judges and trainers start once.
+
+    A row with a defence has an engine of its own. After a row that failed the next one starts anew.
+    """
+
+    def __init__(self) -> None:
+        self._backend: Backend | None = None
+        self._told: Steps = lambda step, steps, metrics: None
+
+    def __call__(self, config: Config, steps: Steps) -> AbstractContextManager[Backend]:
+        return self._serving(config, steps)
+
+    def close(self) -> None:
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
+
+    @contextmanager
+    def _serving(self, config: Config, steps: Steps) -> Iterator[Backend]:
+        alone = config.evaluate.decode.name != "plain"
+        if alone:
+            self.close()
+        if self._backend is None:
+            self._backend = launch.backend_of(config, self._relay)
+        self._told = steps
+        try:
+            yield self._backend
+        except BaseException:
+            self.close()
+            raise
+        if alone:
+            self.close()
+
+    def _relay(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """The trainer's news go to the row that is played now."""
+        self._told(step, steps, metrics)
+
+
+def _json(tree: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(tree).decode()
