@@ -218,7 +218,7 @@ def sample(
         tick(sum(len(part.verdicts) for part in parts))
         for part, item in _drawn(parts, todo, backend, run, ahead):
             if isinstance(item, Candidate):
-                if item.policy != policy.version:
+                if not policy.drew(item.policy):
                     raise RunFailed(
                         f"a worker drew candidate {item.id} from policy {item.policy}, but {policy.version} is asked; "
                         "nothing of it is kept. Start the same command again"

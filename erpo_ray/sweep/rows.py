@@ -22,7 +22,7 @@ FIXED = (
     "seed", "backend", "overlap", "model", "data", "rules", "labeller", "teacher", "gate", "judge", "evaluate",
     "cluster", "tracking",
 )  # fmt: skip
-"""What no row may set for itself: it would be another comparison."""
+"""What no row may set for itself: it would be another comparison. The dialect of traces is the method's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def _row(
         raise UsageError(f"{place}: found the row {name!r}; it names a folder: use letters, digits, `-`, `_` and `.`")
     if "method" in given:
         for key in FIXED:
-            if key in given:
+            if key in given and not (key == "model" and set(given[key]) == {"dialect"}):
                 where = document.place(("rows", name, key))
                 raise UsageError(fault(where, ("rows", name, key), given[key], "all rows share it; set it in `common`"))
         laid = _document(document, {"name": name}, file.common, given, ("rows", name))

@@ -21,10 +21,11 @@ from erpo_ray.rundir.files import temporary
 from erpo_ray.rundir.fingerprint import plain
 from erpo_ray.rundir.stage import SEAL
 from erpo_ray.sweep.rows import Row
+from erpo_ray.traces import vocabulary
 from erpo_ray.types import encode, identity
 
 UNREAD = (
-    "name", "method", "prefer", "rounds", "constraint", "steps", "search", "reflection", "sos", "backend", "cluster",
+    "name", "method", "prefer", "rounds", "constraint", "steps", "search", "reflection", "reinforce", "sos", "backend", "cluster",
     "tracking", "overlap",
 )  # fmt: skip
 """Sections that no imitate stage reads: what else differs makes another stage."""
@@ -90,7 +91,8 @@ def adopt(run: RunDir, wanted: Mapping[str, str], made: Mapping[tuple[str, str],
 class Workers:
     """One backend for all rows that decode plainly: engines, judges and trainers start once.
 
-    A row with a defence has an engine of its own. After a row that failed the next one starts anew.
+    A row with a defence or with tokens of its own has an engine of its own. After a row that failed the next one starts
+    anew.
     """
 
     def __init__(self) -> None:
@@ -107,7 +109,7 @@ class Workers:
 
     @contextmanager
     def _serving(self, config: Config, steps: Steps) -> Iterator[Backend]:
-        alone = config.evaluate.decode.name != "plain"
+        alone = config.evaluate.decode.name != "plain" or bool(vocabulary(config.model.dialect))
         if alone:
             self.close()
         if self._backend is None:

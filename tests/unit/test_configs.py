@@ -46,12 +46,13 @@ def test_the_comparison_gives_every_method_the_same_budget() -> None:
     sampled = {name: tokens / found.budget.sampled_tokens for name, (tokens, _) in spent.items()}
     trained = {name: tokens / found.budget.trained_tokens for name, (_, tokens) in spent.items()}
     assert all(share <= 1 for share in (*sampled.values(), *trained.values()))
-    # The stage that others begin with stands alone; DeRTa and SFT have no rounds to sample for, SoS trains nothing.
-    assert [name for name, share in sampled.items() if share < 0.92] == ["stage1", "sft", "derta"]
+    # The stage that others begin with stands alone; DeRTa, SFT and R2D have no rounds to sample for, GRPO trains on all
+    # that it samples, SoS trains nothing.
+    assert [name for name, share in sampled.items() if share < 0.92] == ["stage1", "sft", "derta", "grpo", "r2d"]
     assert [name for name, share in trained.items() if share < 0.92] == ["stage1", "sos"]
     shared = {row.name: shared_stages(row).get("00-imitate") for row in found.rows if row.of is None}
-    assert len({shared[name] for name in ("stage1", "erpo", "safer", "saro", "stair", "cdpo")}) == 1
-    assert len({shared[name] for name in ("stage1", "sft", "derta")}) == 3
+    assert len({shared[name] for name in ("stage1", "erpo", "safer", "saro", "stair", "cdpo", "grpo")}) == 1
+    assert len({shared[name] for name in ("stage1", "sft", "derta", "r2d")}) == 4
 
 
 def _spent(config: Config) -> tuple[int, int]:

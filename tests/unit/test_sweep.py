@@ -282,6 +282,7 @@ def test_an_imitate_stage_reads_nothing_of_what_sharing_leaves_out_of_its_inputs
             "search": Config.model_validate({"search": {"completions": 5}}).search,
             "sos": Config.model_validate({"sos": {"prompts": 4}}).sos,
             "reflection": Config.model_validate({"reflection": {"margin": 9}}).reflection,
+            "reinforce": Config.model_validate({"reinforce": {"clip": 0.5}}).reinforce,
         }
     )
     elsewhere = {"method", "backend", "cluster", "tracking", "overlap"}
