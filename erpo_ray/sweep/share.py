@@ -25,8 +25,8 @@ from erpo_ray.traces import vocabulary
 from erpo_ray.types import encode, identity
 
 UNREAD = (
-    "name", "method", "prefer", "rounds", "constraint", "steps", "search", "reflection", "reinforce", "sos", "backend", "cluster",
-    "tracking", "overlap",
+    "name", "method", "prefer", "rounds", "constraint", "steps", "search", "reflection", "reinforce", "sos", "backend",
+    "cluster", "tracking", "overlap",
 )  # fmt: skip
 """Sections that no imitate stage reads: what else differs makes another stage."""
 
