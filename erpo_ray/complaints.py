@@ -119,7 +119,7 @@ def _line(found: Any, place: Callable[[Key], str], tree: type[Section]) -> str:
     if found["type"] == "value_error":
         return _whole(str(found["ctx"]["error"]), place, key)
     if found["type"] == "missing":
-        return f"{place(key)}: key `{dotted(key)}`: missing; {_describe(full, tree)}"
+        return f"{place(key)}: key `{dotted(key)}`: missing; {_describe(full, tree) or _REMEDIES['missing']}"
     if found["type"] == "extra_forbidden":
         return fault(place(key), key, found["input"], unknown_key(full, tree))
     if found["type"] == "judge_type":

@@ -277,7 +277,7 @@ def _outcome(
 ) -> Outcome:
     policy, figures = kept
     plain = Outcome(s.path.name, stage.kind, decision.accepted, decision.reason, policy, figures, measured, {}, ())
-    if stage.kind != "prefer":
+    if stage.kind == "imitate" or stage.kind == "evolve":
         return plain
     lengths = median_passing_length(groups, min_utility, stage.traced)
     missed = tuple(dict.fromkeys(group.prompt.id for group in groups if _wrong(group)))

@@ -192,7 +192,7 @@ def test_the_command_hands_a_run_over_with_the_token_and_finds_it_again(tmp_path
         name = run_id(Config(name="mine"), DIR) + "-a1"
         assert (job["submission_id"], job["entrypoint"]) == (name, entrypoint(DIR))
         assert set(job["runtime_env"]) <= {"working_dir", "_ray_commit"}
-        assert list(server.files()) == ["config.yaml"] and sum(map(len, server.packages.values())) < 4096
+        assert list(server.files()) == ["config.yaml"] and sum(map(len, server.packages.values())) < 8192
         assert TOKEN not in json.dumps(job) and TOKEN.encode() not in server.files()["config.yaml"]
 
         again = erpo(*send, token=TOKEN, home=tmp_path)

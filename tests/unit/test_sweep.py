@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
@@ -221,7 +222,10 @@ def test_a_row_that_fails_is_told_and_the_others_are_played(bench: Bench, capsys
     assert [row["name"] for row in json.loads(Path("out/results.json").read_text())] == ["base", "sft", "rose"]
     assert "erpo failed: stage 01-prefer has no pairs" in Path("out/table.md").read_text()
     assert "<strong>erpo</strong> failed" in Path("out/sweep.html").read_text()
+    # What was sampled stays; a row is played anew when its folder is gone.
     bench.barren = False
+    assert bench.sweep() == 1
+    shutil.rmtree("out/rows/erpo")
     assert bench.sweep() == 0
 
 
@@ -249,17 +253,17 @@ def test_the_page_holds_every_row_beside_the_others_and_nothing_from_outside(don
 
 def test_faults_in_the_file_are_told_with_their_line(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     faults = {
-        ("rose}}", "rosy}}"): ":20: key `decode.name`: found 'rosy' (text); use one of 'plain', 'rose' or 'scans'",
-        ("of: erpo,", "of: eprо,"): ":21: key `rows.erpo-scans.of`: found 'eprо' (text); did you mean erpo?",
-        ("method: sft}", "method: sftt}"): ":18: key `method`: found 'sftt' (text); did you mean sft? known methods",
+        ("rose}}", "rosy}}"): ":18: key `decode.name`: found 'rosy' (text); use one of 'plain', 'rose', 'scans', ",
+        ("of: erpo,", "of: erppo,"): ":19: key `rows.erpo-scans.of`: found 'erppo' (text); did you mean erpo?",
+        ("method: sft}", "method: sftt}"): ":16: key `method`: found 'sftt' (text); did you mean sft? known methods",
         (
             "method: sft}",
             "method: sft, seed: 3}",
-        ): ":18: key `rows.sft.seed`: found 3 (whole number); all rows share it",
-        ("rounds: {count: 1}", "rounds: {count: x}"): ":19: key `rounds.count`: found 'x' (text); write a whole number",
-        ("  sft:", "  ../sft:"): ":18: found the row '../sft'; it names a folder",
-        ("  erpo:", "  base:"): ":19: key `base`: found a second time",
-        ("{prompts: 28,", "{prompts: 0,"): ":13: key `prefer.prompts`: found 0 (whole number); use 1 or more",
+        ): ":16: key `rows.sft.seed`: found 3 (whole number); all rows share it",
+        ("rounds: {count: 1}", "rounds: {count: x}"): ":17: key `rounds.count`: found 'x' (text); write a whole number",
+        ("  sft:", "  ../sft:"): ":16: found the row '../sft'; it names a folder",
+        ("  erpo:", "  base:"): ":17: key `base`: found a second time",
+        ("{prompts: 28,", "{prompts: 0,"): ":12: key `prefer.prompts`: found 0 (whole number); use 1 or more",
         ("budget: {sampled_tokens: 400000, ", "budget: {"): ":2: key `budget.sampled_tokens`",
     }
     for (was, now), said in faults.items():
@@ -279,7 +283,7 @@ def test_an_imitate_stage_reads_nothing_of_what_sharing_leaves_out_of_its_inputs
             "rounds": Config.model_validate({"rounds": {"count": 0, "gamma": 0.5}}).rounds,
             "constraint": Config.model_validate({"constraint": {"cost_limit": 0.5}}).constraint,
             "steps": Config.model_validate({"steps": {"margin": 0.1}}).steps,
-            "search": Config.model_validate({"search": {"completions": 5}}).search,
+            "search": Config.model_validate({"search": {"completions": 8}}).search,
             "sos": Config.model_validate({"sos": {"prompts": 4}}).sos,
             "reflection": Config.model_validate({"reflection": {"margin": 9}}).reflection,
             "reinforce": Config.model_validate({"reinforce": {"clip": 0.5}}).reinforce,
