@@ -27,14 +27,14 @@ OWN = [
 
 
 def erpo(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    return subprocess.run([*COMMAND, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1800)
 
 
 def candidates(stage: Path) -> list[Candidate]:
     return list(Ledger(Files(), stage / "candidates.jsonl", Candidate, read_only=True))
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(5400)
 def test_suites_survive_a_kill_and_can_be_compared(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG)
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in OWN))

@@ -84,7 +84,7 @@ def _first_line(erpo: subprocess.Popen[str], log: Path) -> str:
 
 @pytest.fixture(scope="module")
 def client(served: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=served, api_key="none", max_retries=0, timeout=120)
+    return openai.OpenAI(base_url=served, api_key="none", max_retries=0, timeout=600)
 
 
 def reasoning(message: Any) -> str | None:
@@ -149,7 +149,7 @@ def test_lm_eval_asks_it_and_scores_the_answer_without_the_trace(served: str, tm
     config = Config.model_validate({"evaluate": {"per_source": 2}})
     command = harness.command(program, served, "smol", [str(tmp_path / "fruits.yaml")], config, tmp_path / "out")
     environment = {**os.environ, "OPENAI_API_KEY": "none", "HF_HOME": str(tmp_path / "hf")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     (samples,) = (tmp_path / "out").rglob("samples_fruits_*.jsonl")
     found = [json.loads(line) for line in samples.read_text().splitlines()]
