@@ -44,7 +44,7 @@ def test_suites_survive_a_kill_and_can_be_compared(tmp_path: Path) -> None:
     ledger = out / "stages/harmful/candidates.jsonl"
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen([*COMMAND, *words], cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
-        end = time.monotonic() + 600
+        end = time.monotonic() + 1800
         while not (ledger.exists() and ledger.read_bytes().count(b"\n") >= 2):
             assert driver.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()[-3000:]
             time.sleep(0.1)
