@@ -40,9 +40,9 @@ def test_states_are_those_of_each_row_alone(policy: Path) -> None:
 
 
 def test_a_head_is_learnt_kept_and_belongs_to_one_policy(policy: Path, tmp_path: Path) -> None:
-    asked = rows(300)
-    # What the last token of a row is worth is written in its state.
-    nodes = [Valued(f"p{at % 30}", row, float(row[-1] % 2), 1) for at, row in enumerate(asked)]
+    # A row ends with one of two tokens, and its worth with it: the state at its end tells them apart.
+    asked = [(*row, 5 + row[0] % 2) for row in rows(300)]
+    nodes = [Valued(f"p{at % 30}", row, float(row[-1] - 5), 1) for at, row in enumerate(asked)]
     path = tmp_path / "made" / "head.safetensors"
     head = process_reward.train(policy, version(policy), nodes, path, gpu=False)
     assert head.nodes == 300 and head.correlation > 0.3
