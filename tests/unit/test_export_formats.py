@@ -40,6 +40,7 @@ class Decoder(Letters):
     """Stands for the renderer of a policy."""
 
     def __init__(self, model_dir: Path) -> None:
+        super().__init__()
         assert model_dir.name == "policy"
 
     def decode(self, ids: Sequence[int]) -> str:
