@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ from erpo_ray.cluster.pool import Crew, Item, Pool
 from erpo_ray.config import Config
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.explore import Ahead, Name
+from erpo_ray.terminal import say
 from erpo_ray.train.weights import version
 from erpo_ray.types import Candidate, Objective, Policy, Request, Surrogate, Training, Verdict, seed_of
 
@@ -25,12 +26,13 @@ class ServingCrew(Crew, Protocol):
         """All rollout workers have these weights: new workers start with them, running ones load them in place."""
         ...
 
-    def begin(self, seed: int) -> None:
-        """A new pass: workers drop what they hold and draw from streams that follow from `seed`."""
+    def begin(self, seed: int) -> Collection[int]:
+        """A new pass: workers drop what they hold and draw from streams that follow from `seed`. Returns the workers
+        that have yet to come up."""
         ...
 
     def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
-        """Of every rollout worker."""
+        """Of every rollout worker that is up, one at least."""
         ...
 
     def trainer_logprobs(
@@ -84,8 +86,9 @@ class PooledBackend(ABC):
         # A resumed pass wants fewer samples, and must not draw what the first one drew.
         left = sum(len(request.samples) for request in wanted)
         first = [name(request.prompt.id, request.samples[0]) for request in wanted[:1]]
-        self._crew.begin(seed_of(self._config.seed, *first, left))
-        return Pool(self._crew, wanted, unjudged, name, self._config.cluster.in_flight).run()
+        absent = self._crew.begin(seed_of(self._config.seed, *first, left))
+        in_flight = self._config.cluster.in_flight
+        return Pool(self._crew, wanted, unjudged, name, in_flight, absent=absent, note=say).run()
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
         """Train on the examples file; a model directory appears in `out`. `work` keeps checkpoints over crashes."""

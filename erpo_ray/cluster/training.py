@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from erpo_ray.cluster import data
 from erpo_ray.cluster.crew import TRAIN_SHARE
@@ -105,6 +106,10 @@ class Desk:
             await self._news.wait_for(lambda: len(self._jobs) > number)
             return self._jobs[number]
 
+    async def done(self) -> int:
+        """How many jobs have their metrics."""
+        return len(self._results)
+
     async def finish(self, metrics: dict[str, float]) -> None:
         """The metrics of the next job in turn."""
         async with self._news:
@@ -122,7 +127,9 @@ class _Group:
     """One `fit` of Ray Train in a thread of the driver: it goes on while rollouts are drawn."""
 
     def __init__(self, cluster: Cluster, joined: Joined, storage: Path) -> None:
-        self._desk: Any = ray.remote(num_cpus=0)(Desk).remote()
+        # Beside the driver: with another node it would be lost.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._desk: Any = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here).remote()
         self._jobs, self._busy = 0, False
         self._scored: Any = None
         self._parting = threading.Event()
@@ -200,6 +207,7 @@ def _resources(cluster: Cluster, joined: Joined) -> dict[str, float]:
 def _loop(config: dict[str, Any]) -> None:
     """What every rank runs: one job after another."""
     from ray import train as ray_train
+    from ray.train.collective import broadcast_from_rank_zero
 
     # Imports take seconds: they are done while there is nothing else to do.
     from erpo_ray.train import dpo, reinforce, sft  # noqa: F401
@@ -207,7 +215,8 @@ def _loop(config: dict[str, Any]) -> None:
 
     desk, first = config["desk"], ray_train.get_context().get_world_rank() == 0
     referee = Referee()
-    number = 0
+    # Ray Train starts workers of a preempted node again: what is done stays done.
+    number = broadcast_from_rank_zero(_done(desk) if first else 0)
     while (job := _taken(desk, number)) is not None:
         if isinstance(job, Scoring):
             metrics = referee.score(job.reference, job.rows, job.training, job.kept, job.by_token)
@@ -217,6 +226,10 @@ def _loop(config: dict[str, Any]) -> None:
         if first:
             ray.get(desk.finish.remote(metrics))
         number += 1
+
+
+def _done(desk: Any) -> int:
+    return ray.get(desk.done.remote())
 
 
 def _taken(desk: Any, number: int) -> Task:

@@ -118,7 +118,7 @@ class Workers:
         held = self._held[worker]
         held += [(request, sample) for request in requests for sample in request.samples]
         self._random.shuffle(held)
-        count = self._random.randint(1, len(held))
+        count = self._random.randint(1, len(held)) if held else 0
 
         def done() -> list[Finished]:
             gone, held[:count] = held[:count], []
