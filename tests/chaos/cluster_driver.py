@@ -176,7 +176,7 @@ class Driver:
         self.process: BaseProcess = forks.Process(target=_drive, args=(asked,))
         self.process.start()
 
-    def end(self, timeout_s: float = 240.0) -> int:
+    def end(self, timeout_s: float = 900.0) -> int:
         """Its exit code, negative for a signal."""
         self.process.join(timeout_s)
         assert self.process.exitcode is not None, f"no end after {timeout_s:.0f} s:\n{self.text}"

@@ -22,6 +22,10 @@ class Raylets:
     def __init__(self, nodes: int = 2, store_bytes: int = 2**27, spill: Path | None = None) -> None:
         from ray.cluster_utils import Cluster
 
+        here = Path(__file__).parent
+        sources = [str(here), str(here.parent / "unit"), str(here.parents[1])]
+        # Workers, and drivers that are forked, import what these tests are made of.
+        os.environ["PYTHONPATH"] = os.pathsep.join([*sources, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._size: dict[str, Any] = {"num_cpus": 2, "num_gpus": 3, "object_store_memory": store_bytes}
         more = {"object_spilling_directory": str(spill)} if spill else {}
         self.cluster = Cluster(initialize_head=True, head_node_args={**self._size, **more, "include_dashboard": False})
@@ -93,7 +97,7 @@ def raylets(**settings: Any) -> Iterator[Raylets]:
         found.close()
 
 
-def until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> float:
+def until(true: Callable[[], bool], what: str, seconds: float = 300.0) -> float:
     """Seconds until it is true."""
     begun = time.monotonic()
     while not true():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -323,6 +325,19 @@ def test_turns_on_one_gpu_overlap_nothing(monkeypatch: Any) -> None:
 def test_no_two_groups_share_a_ray_train_name(backend: RayBackend, tmp_path: Path) -> None:
     made = [training.trainer(CONFIG.cluster, backend._joined, tmp_path, None) for _ in range(2)]
     assert made[0].run_config.name != made[1].run_config.name
+
+
+def test_workers_of_a_preempted_node_go_on_with_the_job_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train starts them again by itself: of five jobs two are done, and theirs are the metrics that stand."""
+    taken: list[int] = []
+    desk = training.Desk()
+    desk._results = [{}, {}]
+    monkeypatch.setattr(training, "_done", lambda desk: asyncio.run(desk.done()))
+    monkeypatch.setattr(training, "_taken", lambda desk, number: taken.append(number))
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
+    monkeypatch.setattr("ray.train.collective.broadcast_from_rank_zero", lambda number: number)
+    training._loop({"desk": desk})
+    assert taken == [2]
 
 
 def test_everything_in_one_process(renderer: Renderer, smol: Path, tmp_path: Path) -> None:
