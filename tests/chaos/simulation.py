@@ -1,7 +1,7 @@
 """A whole run in one thread: the real loop and pool over workers, clock and disk that one seed drives.
 
-Workers are slow, die, alone or with all of their node, hang, come back late or never and answer out of order; the driver
-loses its power after any file operation and starts again from what the disk may then hold.
+Workers are slow, die, alone or with all of their node, hang, come back late or never and answer out of order; the
+driver loses its power after any file operation and starts again from what the disk may then hold.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def quick(monkeypatch: Any) -> None:
 
 @dataclass
 class Rates:
-    """How often things go wrong, as shares of calls; `cut` is that of starts that lose power, `gone` of the workers lost
-    with their node that have no successor."""
+    """How often things go wrong, as shares of calls; `cut` is that of starts that lose power, `gone` of the lost workers
+    that have no successor."""
 
     die: float = 0.0
     node: float = 0.0
