@@ -177,5 +177,6 @@ def _failed(error: RayError) -> RunFailed:
 
 
 def last_line(error: BaseException) -> str:
-    """The line of a Ray error that names the cause: the last one of its text."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    """The line of a Ray error that names the cause: the last one of its text, without Ray's guesses of what may be."""
+    last = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    return last.partition(" Some common causes")[0]

@@ -116,8 +116,8 @@ def test_killed_actors(
             time.sleep(random.uniform(0, 3))
         run.finish(cluster, whole, driver, seed)
         told += len(LOST.findall(run.said))
-    # One that dies as its driver ends is told by nobody.
-    assert kills - 2 * runs <= told <= kills
+    # Of a judge that dies at rest, and is asked nothing more, nobody tells.
+    assert kills / 2 <= told <= kills
     free = until(cluster.free, "GPUs of killed actors are free")
     promise(
         f"SIGKILL of actors (real Ray): faults {kills}  lost 0  doubled 0  pairs equal yes  "
