@@ -78,7 +78,7 @@ def quick(monkeypatch: Any) -> None:
 
 @dataclass
 class Rates:
-    """How often things go wrong, as shares of calls; `cut` is that of starts that lose power, `gone` of the lost workers
+    """How often things go wrong, as shares of calls; `cut` is that of starts that lose power, `gone` of lost workers
     that have no successor."""
 
     die: float = 0.0
