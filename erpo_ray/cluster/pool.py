@@ -6,15 +6,20 @@ beforehand and nothing waits for the slowest. Judges take whatever has been samp
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from erpo_ray.cluster.pace import Pace
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
+from erpo_ray.terminal import clean
 from erpo_ray.types import Candidate, Failure, Prompt, Request, Verdict
+
+_log = logging.getLogger(__name__)
 
 Item = tuple[Prompt, Candidate]
 
@@ -24,15 +29,28 @@ SPARE = 0.25
 LOSSES_IN_A_ROW = 3
 """Lost workers without a result in between after which the run stops."""
 CALL_DEADLINE_S = 1800.0
-"""A call that takes longer is lost: engine start and the slowest step are minutes even for large models."""
+"""A call that takes longer is lost: engine start and the slowest judge are minutes even for large models. Rollout
+workers that are up are held to their `Pace`."""
+LAST_LOOK_S = 2.0
+"""An answer may lie there, unread by a driver that was itself stopped for a while."""
 
 
 class WorkerLost(Exception):
     """A worker died, hung or raised; the message says which and why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """How many tokens a rollout worker has drawn since its pass began, those of open completions among them."""
+
+    tokens: int
+
+
 class Crew(Protocol):
-    """Rollout and judge workers, numbered from 0. A call returns a hashable ticket; its result comes by `result`."""
+    """Rollout and judge workers, numbered from 0. A call returns a hashable ticket; its result comes by `result`.
+
+    What `advance` finds is what is finished; a worker that can hang tells with it how many tokens it has `Drawn`.
+    """
 
     rollout_workers: int
     judge_workers: int
@@ -63,7 +81,8 @@ class Pool:
     """One pass over requests: samples them, yields every candidate before a judge sees it, then its verdict.
 
     A request is a sample of one prompt; (prompt id, sample) occurs once in a pass. `unjudged` are candidates of an
-    earlier start that still want a verdict. `candidate_id` names a sample.
+    earlier start that still want a verdict. `candidate_id` names a sample. `asks`: engines ask others between two
+    tokens, and may wait for them as long as any call may take.
     """
 
     def __init__(
@@ -74,6 +93,7 @@ class Pool:
         candidate_id: Callable[[str, int], str],
         in_flight: int,
         clock: Callable[[], float] = time.monotonic,
+        asks: bool = False,
     ) -> None:
         self._crew, self._name, self._clock = crew, candidate_id, clock
         self._source = iter(requests)
@@ -83,6 +103,8 @@ class Pool:
         self._unjudged: deque[Item] = deque(unjudged)
         self._judging: list[list[Item]] = [[] for _ in range(crew.judge_workers)]
         self._calls: dict[Any, _Call] = {}
+        self._pace = Pace(crew.rollout_workers)
+        self._asks = asks
         self._losses = 0
 
     def run(self) -> Iterator[Candidate | Verdict]:
@@ -113,8 +135,10 @@ class Pool:
         del self._calls[ticket]
         held = self._held[call.worker]
         try:
-            finished: list[Finished] = self._result(call, ticket)
+            news: list[Finished | Drawn] = self._result(call, ticket)
+            finished = [one for one in news if isinstance(one, Finished)]
             _require_asked(call, [(one.prompt_id, one.sample) for one in finished], held)
+            self._got_on(call.worker, news)
         except WorkerLost as error:
             return error
         done = [(held.pop((one.prompt_id, one.sample)).prompt, one) for one in finished]
@@ -128,6 +152,7 @@ class Pool:
             held.clear()
             self._lost(done)
             self._crew.replace_rollout(call.worker)
+            self._pace.replaced(call.worker, CALL_DEADLINE_S, self._clock())
             self._advance(call.worker)
             return
         self._losses = 0 if done else self._losses
@@ -166,6 +191,8 @@ class Pool:
     def _advance(self, worker: int) -> None:
         """Top the worker up and let it go on; without anything to do it rests."""
         held = self._held[worker]
+        if not held:
+            self._pace.asked(worker, self._clock())
         new: list[Request] = []
         while (room := self._room - len(held)) > 0 and (request := self._next(room)):
             held.update({(request.prompt.id, sample): request for sample in request.samples})
@@ -192,15 +219,32 @@ class Pool:
 
     def _overdue(self, ready: Sequence[Any]) -> list[Any]:
         now = self._clock()
-        return [t for t, call in self._calls.items() if t not in ready and now - call.since > CALL_DEADLINE_S]
+        return [t for t, call in self._calls.items() if t not in ready and self._silent(call, now)]
+
+    def _silent(self, call: _Call, now: float) -> float:
+        """Seconds without a sign from the worker of a call, when they are too many; 0 otherwise."""
+        if call.kind == "advance" and not self._asks:
+            return self._pace.stands(call.worker, now)
+        return now - call.since if now - call.since > CALL_DEADLINE_S else 0.0
 
     def _result(self, call: _Call, ticket: Any) -> list[Any]:
-        if self._clock() - call.since > CALL_DEADLINE_S and not self._crew.wait([ticket], 0.0):
-            raise WorkerLost(f"{call.kind} worker {call.worker} gave no sign for {CALL_DEADLINE_S:.0f} s")
+        seconds = self._silent(call, self._clock())
+        if seconds and not self._crew.wait([ticket], LAST_LOOK_S):
+            drawn = f" after {self._pace.tokens(call.worker)} tokens" if call.kind == "advance" else ""
+            raise WorkerLost(f"{call.kind} worker {call.worker} gave no sign for {seconds:.0f} s{drawn}")
         return self._crew.result(ticket)
+
+    def _got_on(self, worker: int, news: Sequence[Finished | Drawn]) -> None:
+        """WorkerLost when the worker answers, but has drawn no token for too long."""
+        now = self._clock()
+        tokens = next((one.tokens for one in news if isinstance(one, Drawn)), None)
+        self._pace.told(worker, tokens, any(isinstance(one, Finished) for one in news), now)
+        if not self._asks and (seconds := self._pace.stands(worker, now)):
+            raise WorkerLost(f"advance worker {worker} answers, but has drawn no token for {seconds:.0f} s")
 
     def _lost(self, error: WorkerLost) -> None:
         self._losses += 1
+        _log.warning("a worker is replaced: %s", clean(str(error)))
         if self._losses >= LOSSES_IN_A_ROW:
             raise RunFailed(
                 f"workers were lost {self._losses} times in a row without a result; the last: {error}. "

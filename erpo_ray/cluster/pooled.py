@@ -12,6 +12,7 @@ from erpo_ray.cluster import canary
 from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pool import Crew, Item, Pool
 from erpo_ray.config import Config
+from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.explore import Ahead, Name
 from erpo_ray.train.weights import version
@@ -85,7 +86,8 @@ class PooledBackend(ABC):
         left = sum(len(request.samples) for request in wanted)
         first = [name(request.prompt.id, request.samples[0]) for request in wanted[:1]]
         self._crew.begin(seed_of(self._config.seed, *first, left))
-        return Pool(self._crew, wanted, unjudged, name, self._config.cluster.in_flight).run()
+        asks = self._config.evaluate.decode.name in SEARCHES
+        return Pool(self._crew, wanted, unjudged, name, self._config.cluster.in_flight, asks=asks).run()
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
         """Train on the examples file; a model directory appears in `out`. `work` keeps checkpoints over crashes."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from erpo_ray import environment, rules
-from erpo_ray.cluster.pool import Item
+from erpo_ray.cluster.pool import Drawn, Item
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines import search
@@ -60,8 +60,8 @@ class RolloutWorker:
     def begin(self, seed: int) -> None:
         self._engine.begin(seed)
 
-    def advance(self, requests: Sequence[Request]) -> list[Finished]:
-        return self._engine.advance(requests)
+    def advance(self, requests: Sequence[Request]) -> list[Finished | Drawn]:
+        return [*self._engine.advance(requests), Drawn(self._engine.drawn)]
 
     def load(self, model_dir: Path, version: str) -> None:
         self._engine.load(model_dir, version)

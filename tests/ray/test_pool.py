@@ -12,7 +12,7 @@ import pytest
 
 from erpo_ray.cluster import canary
 from erpo_ray.cluster import pool as pool_module
-from erpo_ray.cluster.pool import JUDGE_BATCH, Item, Pool, WorkerLost
+from erpo_ray.cluster.pool import JUDGE_BATCH, Drawn, Item, Pool, WorkerLost
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
 from erpo_ray.types import Candidate, Policy, Prompt, Request, Sampling, Scores, Verdict
@@ -229,14 +229,58 @@ def test_a_worker_that_answers_what_it_was_not_asked_is_replaced(how: str) -> No
     assert ("replaced judge" if "verdict" in how or "candidate" in how else "replaced rollout", 0) in crew.log
 
 
-def test_a_worker_that_gives_no_sign_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "CALL_DEADLINE_S", 30.0)
-    now = iter(range(0, 100000, 10))
-    crew = Script([2])
+class Clock:
+    """Ten seconds pass with each look at it."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 10.0
+        return self.now
+
+
+def test_a_worker_that_gives_no_sign_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    crew, clock = Script([2]), Clock()
     crew.silent = {1}
-    seen = run(crew, requests(5), clock=lambda: float(next(now)))
+    seen = run(crew, requests(5), clock=clock)
     assert len(set(ids(seen, Candidate))) == len(ids(seen, Candidate)) == 20
     assert ("replaced rollout", 0) in crew.log
+    assert "a worker is replaced: advance worker 0 gave no sign for" in caplog.text
+
+
+def test_a_judge_may_take_as_long_as_a_call_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "CALL_DEADLINE_S", 500.0)
+    crew, clock = Script([2]), Clock()
+    crew.silent = {2}
+    begun = clock.now
+    seen = run(crew, requests(5), clock=clock)
+    assert len(ids(seen, Verdict)) == 20 and ("replaced judge", 0) in crew.log
+    assert clock.now - begun > 500
+
+
+class Stuck(Script):
+    """From its second answer on the first worker answers at once, and draws nothing."""
+
+    def result(self, ticket: int) -> list[Any]:
+        found = super().result(ticket)
+        if ("replaced rollout", 0) not in self.log and ticket > 0 and isinstance(found[0], Finished):
+            self.holding[0] = [(one.prompt_id, one.sample) for one in found] + self.holding[0]
+            return [Drawn(4)]
+        return [*found, Drawn(ticket + 1)] if isinstance(found[0], Finished) else found
+
+
+def test_a_worker_that_answers_and_draws_nothing_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    seen = run(Stuck([2]), requests(5), clock=Clock())
+    assert sorted(ids(seen, Candidate)) == sorted(f"p{i}:{k}" for i in range(5) for k in range(4))
+    assert "answers, but has drawn no token for" in caplog.text
+
+
+def test_an_engine_that_asks_others_is_given_the_time_of_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "CALL_DEADLINE_S", 5000.0)
+    crew, clock = Script([2]), Clock()
+    crew.silent = {1}
+    assert len(ids(run(crew, requests(5), clock=clock, asks=True), Candidate)) == 20
+    assert ("replaced rollout", 0) in crew.log and clock.now > 5000
 
 
 def test_candidates_of_an_earlier_start_are_judged_without_sampling() -> None:
