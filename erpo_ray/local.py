@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from erpo_ray.cluster.canary import Served
 from erpo_ray.cluster.job import Job, Progress, train
 from erpo_ray.cluster.pool import Item
 from erpo_ray.cluster.pooled import PooledBackend
@@ -66,8 +67,9 @@ class _Alone:
         if self.engine:
             self.engine.begin(seed)
 
-    def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
-        return [self._served().logprobs(prompt_ids, completion_ids)]
+    def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[Served]:
+        engine = self._served()
+        return [Served(engine.version, tuple(engine.logprobs(prompt_ids, completion_ids)))]
 
     def trainer_logprobs(
         self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from erpo_ray.cluster.canary import Served
 from erpo_ray.cluster.pool import CALL_DEADLINE_S, Item, WorkerLost
 from erpo_ray.cluster.start import Joined
 from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker
@@ -40,7 +41,7 @@ class RayCrew:
         if not self._rollout:
             self._rollout = [self._new_rollout() for _ in range(self.rollout_workers)]
         elif loaded != policy:
-            loads = [worker.load.remote(policy.path, policy.version) for worker in self._rollout]
+            loads = [worker.load.remote(policy) for worker in self._rollout]
             for i, load in enumerate(loads):
                 try:
                     ray.get(load, timeout=CALL_DEADLINE_S)
@@ -57,9 +58,9 @@ class RayCrew:
         self._seed = seed
         self._get([worker.begin.remote(seed_of(seed, i)) for i, worker in enumerate(self._rollout)])
 
-    def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
-        """Of every rollout worker."""
-        return self._get([worker.logprobs.remote(prompt_ids, completion_ids) for worker in self._rollout])
+    def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[Served]:
+        """What every rollout worker says it serves."""
+        return self._get([worker.served.remote(prompt_ids, completion_ids) for worker in self._rollout])
 
     def trainer_logprobs(
         self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]

@@ -30,8 +30,8 @@ class ServingCrew(Crew, Protocol):
         """A new pass: workers drop what they hold and draw from streams that follow from `seed`."""
         ...
 
-    def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
-        """Of every rollout worker."""
+    def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[canary.Served]:
+        """What every rollout worker says it serves."""
         ...
 
     def trainer_logprobs(
@@ -72,7 +72,7 @@ class PooledBackend(ABC):
         tokens = self._tokens
         computed = self._crew.trainer_logprobs(policy, *tokens)
         self._crew.serve(policy)
-        engines, trainer = self._crew.engine_logprobs(*tokens), computed()
+        engines, trainer = self._crew.served(*tokens), computed()
         tolerance = self._config.cluster.canary_tolerance
         proofs = [canary.prove(policy, engine, trainer, self._proved, tolerance) for engine in engines]
         self._proved = proofs[0]

@@ -306,32 +306,44 @@ def test_a_request_the_engine_refuses_becomes_a_failure_not_a_number() -> None:
 OLD, NEW = Policy(Path("old"), "old"), Policy(Path("new"), "new")
 
 
+def served(version: str, *logprobs: float) -> canary.Served:
+    return canary.Served(version, logprobs)
+
+
 def test_canary_passes_where_engine_and_trainer_agree() -> None:
-    old = canary.prove(OLD, [-1.0, -2.0], [-1.1, -1.9], None, 0.15)
+    old = canary.prove(OLD, served("old", -1.0, -2.0), [-1.1, -1.9], None, 0.15)
     assert old.difference == pytest.approx(0.1)
-    assert canary.prove(NEW, [-1.2, -2.0], [-1.3, -1.9], old, 0.15).version == "new"
+    assert canary.prove(NEW, served("new", -1.2, -2.0), [-1.3, -1.9], old, 0.15).version == "new"
 
 
 def test_canary_stops_where_they_differ() -> None:
     with pytest.raises(RunFailed, match=r"new at new: engine and trainer differ by 0\.400 nats.*0\.15"):
-        canary.prove(NEW, [-1.0, -2.0], [-1.4, -2.4], None, 0.15)
+        canary.prove(NEW, served("new", -1.0, -2.0), [-1.4, -2.4], None, 0.15)
 
 
 def test_canary_stops_on_numbers_that_are_none() -> None:
     with pytest.raises(RunFailed, match="differ by nan"):
-        canary.prove(NEW, [float("nan"), -2.0], [-1.0, -2.0], None, 0.15)
+        canary.prove(NEW, served("new", float("nan"), -2.0), [-1.0, -2.0], None, 0.15)
 
 
 def test_one_improbable_token_that_rounding_moves_does_not_stop() -> None:
-    assert canary.prove(NEW, [-1.0, -2.0, -9.0], [-1.0, -2.1, -11.0], None, 0.15).difference == pytest.approx(0.1)
+    found = canary.prove(NEW, served("new", -1.0, -2.0, -9.0), [-1.0, -2.1, -11.0], None, 0.15)
+    assert found.difference == pytest.approx(0.1)
 
 
 def test_canary_stops_when_only_the_trainer_sees_new_weights() -> None:
-    old = canary.prove(OLD, [-1.0, -2.0], [-1.0, -2.0], None, 0.15)
+    old = canary.prove(OLD, served("old", -1.0, -2.0), [-1.0, -2.0], None, 0.15)
     with pytest.raises(RunFailed, match="still gives the log-probabilities of policy old.*0.0500 nats"):
-        canary.prove(NEW, [-1.0, -2.0], [-1.1, -2.0], old, 0.15)
+        canary.prove(NEW, served("new", -1.0, -2.0), [-1.1, -2.0], old, 0.15)
 
 
 def test_canary_accepts_a_policy_that_differs_where_the_canary_does_not_look() -> None:
-    old = canary.prove(OLD, [-1.0, -2.0], [-1.0, -2.0], None, 0.15)
-    assert canary.prove(NEW, [-1.0, -2.0], [-1.0, -2.0], old, 0.15).version == "new"
+    old = canary.prove(OLD, served("old", -1.0, -2.0), [-1.0, -2.0], None, 0.15)
+    assert canary.prove(NEW, served("new", -1.0, -2.0), [-1.0, -2.0], old, 0.15).version == "new"
+
+
+def test_canary_stops_where_the_engine_names_another_version() -> None:
+    old = canary.prove(OLD, served("old", -1.0, -2.0), [-1.0, -2.0], None, 0.15)
+    with pytest.raises(RunFailed, match="policy new at new: an engine names its samples old after"):
+        canary.prove(NEW, served("old", -1.1, -2.0), [-1.1, -2.0], old, 0.15)
+    assert canary.prove(NEW, served("new+rose", -1.1, -2.0), [-1.1, -2.0], old, 0.15).version == "new"
