@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MARK = "ERPO_TEST_MARK"
-"""Processes of a run inherit it, so that a test can find them, and see that none is left."""
 END_S = 1200.0
+_CHILD_SUBREAPER = 36
+"""Of prctl: whom the driver leaves behind becomes a child of this process, and can be found."""
 
 CONFIG = """
 name: killed
@@ -50,19 +51,16 @@ class Run:
 
     def start(self, failpoint: str = "") -> Started:
         """The command; parts of it die at `failpoint`."""
-        mark = uuid.uuid4().hex
-        environment = os.environ | {
-            MARK: mark,
-            "ERPO_FAILPOINT": failpoint,
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-        }
+        ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1)
+        before = frozenset(below(os.getpid()))
+        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        environment = os.environ | offline | {"ERPO_FAILPOINT": failpoint}
         words = ["run", str(self.config), "--run-dir", str(self.place)]
         with self.log.open("ab") as out:
             driver = subprocess.Popen(
                 [sys.executable, "-m", "erpo_ray", *words], cwd=ROOT, env=environment, stdout=out, stderr=out
             )
-        return Started(driver, mark, self.log)
+        return Started(driver, before, self.log)
 
 
 @dataclass
@@ -70,7 +68,7 @@ class Started:
     """A driver at work."""
 
     driver: subprocess.Popen[bytes]
-    mark: str
+    before: frozenset[int]
     log: Path
 
     def until(self, seen: Callable[[], bool]) -> None:
@@ -82,31 +80,42 @@ class Started:
 
     def kill(self, title: str) -> int:
         """SIGKILL the process of this title; returns its id."""
-        titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in self.processes()}
-        (pid,) = [pid for pid, found in titles.items() if found.startswith(title)]
+        (pid,) = [pid for pid, found in self.processes().items() if found.startswith(title)]
         os.kill(pid, signal.SIGKILL)
         return pid
 
     def end(self) -> int:
         """The exit code, once the driver and all that it started are gone."""
         code = self.driver.wait(END_S)
-        end = time.monotonic() + 60
-        while left := list(self.processes()):
-            assert time.monotonic() < end, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+        end = time.monotonic() + 120
+        while left := self.processes():
+            assert time.monotonic() < end, left
             time.sleep(0.1)
         return code
 
-    def processes(self) -> Iterator[int]:
-        """Those that this start began, at any remove."""
-        told = f"{MARK}={self.mark}".encode()
-        for found in Path("/proc").glob("[0-9]*"):
-            try:
-                if told in (found / "environ").read_bytes().split(b"\0"):
-                    yield int(found.name)
-            except OSError:
-                # It is gone, or about to be.
-                continue
+    def processes(self) -> dict[int, str]:
+        """What this start began, at any remove, and still runs: the titles by their ids."""
+        return {pid: title for pid, title in below(os.getpid()).items() if pid not in self.before}
 
     def said(self) -> str:
         """The last lines of its output."""
         return self.log.read_text(errors="replace")[-3000:]
+
+
+def below(pid: int) -> dict[int, str]:
+    """The living descendants of a process, with their titles."""
+    parents: dict[int, int] = {}
+    for found in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = found.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(found.parent.name)] = int(parent)
+    out: dict[int, str] = {}
+    for child in parents:
+        above = child
+        while above in parents and above != pid:
+            above = parents[above]
+        if above == pid != child:
+            with suppress(OSError):
+                out[child] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return out
