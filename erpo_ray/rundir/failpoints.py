@@ -46,9 +46,9 @@ NAMES = tuple(f"{artefact}:{step}" for artefact in ARTEFACTS for step in STEPS) 
 )
 """Every place of a driver in a full run; a test kills one at each."""
 
-TRAINING = ("forward:rank1", "checkpoint:half", "checkpoint:written")
-"""Places of training workers, which inherit the variable: a forward pass of a rank (of any, by its number); a
-checkpoint of rank 0 that has weights and no optimiser yet; one that is written and not sealed."""
+TRAINING = ("forward:rank1", "checkpoint:half")
+"""Places of training workers, which inherit the variable: a forward pass of a rank (of any, by its number), and a
+checkpoint of rank 0 that has weights and no optimiser yet."""
 
 _passages = itertools.count(1)
 

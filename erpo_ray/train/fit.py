@@ -148,7 +148,6 @@ class TokenExact(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            failpoint("checkpoint:written")
             checkpoints.seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", self.fingerprint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -13,8 +13,10 @@ import pytest
 from erpo_ray.cluster import canary
 from erpo_ray.cluster import pool as pool_module
 from erpo_ray.cluster.pool import JUDGE_BATCH, Drawn, Item, Pool, WorkerLost
+from erpo_ray.cluster.workers import require
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
+from erpo_ray.train.weights import version
 from erpo_ray.types import Candidate, Policy, Prompt, Request, Sampling, Scores, Verdict
 
 DRAW = Sampling(temperature=1.0, max_tokens=8)
@@ -340,6 +342,21 @@ def test_canary_stops_when_only_the_trainer_sees_new_weights() -> None:
 def test_canary_accepts_a_policy_that_differs_where_the_canary_does_not_look() -> None:
     old = canary.prove(OLD, served("old", -1.0, -2.0), [-1.0, -2.0], None, 0.15)
     assert canary.prove(NEW, served("new", -1.0, -2.0), [-1.0, -2.0], old, 0.15).version == "new"
+
+
+def test_a_flipped_byte_of_a_shard_is_found_by_the_worker_that_is_to_serve_it(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"model-{number}-of-2.safetensors").write_bytes(bytes(range(200)))
+    policy = Policy(tmp_path, version(tmp_path))
+    require(policy)
+    shard = tmp_path / "model-2-of-2.safetensors"
+    whole = shard.read_bytes()
+    for at in range(0, 200, 20):
+        shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(RunFailed, match=f"weights read here have version .*, not {policy.version}: a file is dam"):
+            require(policy)
+    shard.write_bytes(whole)
+    require(policy)
 
 
 def test_canary_stops_where_the_engine_names_another_version() -> None:
