@@ -36,7 +36,7 @@ class RayBackend(PooledBackend):
                 "set cluster.share_gpu=false or overlap=none"
             )
         self._workers = RayCrew(config, self._joined)
-        self._trainers = Trainers(config.cluster, self._joined)
+        self._trainers = Trainers(config.cluster, self._joined, judges, config.batches)
         self._apart = self._joined.gpu and not config.cluster.share_gpu
         super().__init__(config, self._workers, progress)
 

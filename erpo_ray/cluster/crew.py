@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from erpo_ray.cluster.canary import Served
 from erpo_ray.cluster.pool import CALL_DEADLINE_S, LOSSES_IN_A_ROW, Item, WorkerLost
 from erpo_ray.cluster.start import Joined
 from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker
@@ -48,7 +49,7 @@ class RayCrew:
             for worker in self._absent():
                 # It would come up with the weights of before.
                 self.replace_rollout(worker)
-            self._of_all(lambda worker: self._rollout[worker].load.remote(policy.path, policy.version))
+            self._of_all(lambda worker: self._rollout[worker].load.remote(policy))
 
     def sleep(self) -> None:
         """Rollout workers leave their GPU to the trainer."""
@@ -61,9 +62,9 @@ class RayCrew:
             self._of_all(lambda worker: self._rollout[worker].begin.remote(seed_of(seed, worker)))
         return self._absent()
 
-    def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
-        """Of every rollout worker that is up."""
-        return self._of_all(lambda worker: self._rollout[worker].logprobs.remote(prompt_ids, completion_ids))
+    def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[Served]:
+        """What every rollout worker that is up says it serves."""
+        return self._of_all(lambda worker: self._rollout[worker].served.remote(prompt_ids, completion_ids))
 
     def trainer_logprobs(
         self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]

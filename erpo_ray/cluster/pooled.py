@@ -12,6 +12,7 @@ from erpo_ray.cluster import canary
 from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pool import Crew, Item, Pool
 from erpo_ray.config import Config
+from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.explore import Ahead, Name
 from erpo_ray.terminal import say
@@ -31,8 +32,8 @@ class ServingCrew(Crew, Protocol):
         that have yet to come up."""
         ...
 
-    def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
-        """Of every rollout worker that is up, one at least."""
+    def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[canary.Served]:
+        """What every rollout worker that is up says it serves; one is up at least."""
         ...
 
     def trainer_logprobs(
@@ -74,7 +75,7 @@ class PooledBackend(ABC):
         proof = left(policy, *tokens)
         computed = (lambda: proof.logprobs) if proof else self._crew.trainer_logprobs(policy, *tokens)
         self._crew.serve(policy)
-        engines, trainer = self._crew.engine_logprobs(*tokens), computed()
+        engines, trainer = self._crew.served(*tokens), computed()
         tolerance = self._config.cluster.canary_tolerance
         proofs = [canary.prove(policy, engine, trainer, self._proved, tolerance) for engine in engines]
         self._proved = proofs[0]
@@ -88,8 +89,8 @@ class PooledBackend(ABC):
         left = sum(len(request.samples) for request in wanted)
         first = [name(request.prompt.id, request.samples[0]) for request in wanted[:1]]
         absent = self._crew.begin(seed_of(self._config.seed, *first, left))
-        in_flight = self._config.cluster.in_flight
-        return Pool(self._crew, wanted, unjudged, name, in_flight, absent=absent, note=say).run()
+        in_flight, asks = self._config.cluster.in_flight, self._config.evaluate.decode.name in SEARCHES
+        return Pool(self._crew, wanted, unjudged, name, in_flight, absent=absent, note=say, asks=asks).run()
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
         """Train on the examples file; a model directory appears in `out`. `work` keeps checkpoints over crashes."""

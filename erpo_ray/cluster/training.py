@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +21,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from erpo_ray.cluster import data
 from erpo_ray.cluster.crew import TRAIN_SHARE
 from erpo_ray.cluster.job import Job, Progress, Scoring, train
-from erpo_ray.cluster.start import Joined
+from erpo_ray.cluster.start import Joined, machines
 from erpo_ray.config import Cluster
-from erpo_ray.errors import RunFailed
+from erpo_ray.errors import EnvironmentFault, RunFailed
+from erpo_ray.placement import Infeasible, elastic
 
 _PROGRESS_FILE = "progress.json"
 _POLL_S = 1.0
@@ -35,16 +36,26 @@ _PARTING_S = 20.0
 class Trainers:
     """A worker group of Ray Train. One that failed or died is followed by a new one."""
 
-    def __init__(self, cluster: Cluster, joined: Joined) -> None:
+    def __init__(self, cluster: Cluster, joined: Joined, judges: int, batches: Sequence[int]) -> None:
         self._cluster, self._joined = cluster, joined
+        self._judges, self._batches = judges, batches
         self._group: _Group | None = None
 
     def start(self, storage: Path) -> _Group:
-        """The group, whose workers start in the background if they are not up. `storage` is seen by all nodes."""
+        """The group, whose workers start in the background if they are not up: as many as the cluster has room for now.
+
+        `storage` is seen by all nodes. EnvironmentFault when there is no room for the fewest.
+        """
         if self._group is None or self._group.ended:
             storage.mkdir(parents=True, exist_ok=True)
-            self._group = _Group(self._cluster, self._joined, storage)
+            self._group = _Group(self._fitting(), self._joined, storage)
         return self._group
+
+    def _fitting(self) -> Cluster:
+        try:
+            return elastic(machines(), self._cluster, self._judges, self._batches, self._joined.gpu)
+        except Infeasible as error:
+            raise EnvironmentFault(f"{error}; bring nodes back and start the same command again") from error
 
     def train(self, job: Job, progress: Progress) -> dict[str, float]:
         """Train and return the metrics of rank 0. RunFailed with the cause's last lines when a worker fails."""

@@ -15,7 +15,7 @@ from erpo_ray.config import Config
 from erpo_ray.engines.judges import has_model
 from erpo_ray.errors import UsageError
 from erpo_ray.forecast import forecast
-from erpo_ray.placement import Infeasible, needs, place
+from erpo_ray.placement import Infeasible, elastic, needs, place
 from erpo_ray.preflight import Ready
 from erpo_ray.prompts.mixing import per_source
 from erpo_ray.scale import Machines
@@ -84,8 +84,10 @@ def _on(
     fleet: Sequence[Machines], config: Config, dims: scale.Dims, costs: Sequence[estimate.Cost], prompt_tokens: float
 ) -> dict[str, Any]:
     judges = config.cluster.judge_workers if has_model(config.judge) else 0
+    nodes = [node for node, _ in scale.nodes(fleet).values()]
     try:
-        placed = place([node for node, _ in scale.nodes(fleet).values()], needs(config.cluster, judges))
+        config = config.model_copy(update={"cluster": elastic(nodes, config.cluster, judges, config.batches)})
+        placed = place(nodes, needs(config.cluster, judges))
     except Infeasible as error:
         raise UsageError(f"--nodes: {error}; give more, or ask for fewer workers") from error
     paper = scale.on_paper(config, dims, costs, prompt_tokens, fleet, placed)

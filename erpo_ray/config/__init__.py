@@ -264,6 +264,9 @@ class Cluster(Section):
     rollout_workers: int = Field(default=1, ge=1)
     judge_workers: int = Field(default=1, ge=1)
     train_workers: int = Field(default=1, ge=1)
+    train_workers_min: int = Field(default=0, ge=0)
+    """Elastic training: the fewest to begin with where there is no room for `train_workers`; 0 asks for all of them.
+    Whenever trainers start, it is with the largest number between the two that has room and shares batches evenly."""
     in_flight: int = Field(default=128, ge=1)
     """Sequences a rollout worker holds at once."""
     gpu: bool | None = None
@@ -346,11 +349,32 @@ class Config(Section):
                     f"{name} ({tokens}) leaves no room for a prompt in model.max_length ({self.model.max_length})"
                 )
         self._can_learn_pivots()
-        alone = self.backend == "inprocess" or self.cluster.train_workers == 1
+        self._can_share_training()
+        return self
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Sizes of the batches that training workers share."""
+        return self.imitate.fit.batch_size, self.prefer.fit.batch_size
+
+    def _can_share_training(self) -> None:
+        """ValueError where training workers, if only as few as there may be, cannot share what is trained."""
+        most, least = self.cluster.train_workers, self.cluster.train_workers_min or self.cluster.train_workers
+        if least > most:
+            raise ValueError(
+                f"cluster.train_workers_min ({least}) is above cluster.train_workers ({most}), the most there may be; "
+                "swap them"
+            )
+        if uneven := [size for size in self.batches if size % least] if least < most else []:
+            raise ValueError(
+                f"cluster.train_workers_min ({least}) does not divide a batch of {uneven[0]}; choose a number that "
+                "divides imitate.fit.batch_size and prefer.fit.batch_size"
+            )
+        alone = self.backend == "inprocess" or least == 1
         for name, fit in {"imitate.fit.shard": self.imitate.fit, "prefer.fit.shard": self.prefer.fit}.items():
             if fit.shard and alone:
-                raise ValueError(f"{name} splits a model over training workers; raise cluster.train_workers above 1")
-        return self
+                fewest = "train_workers" if least == most else "train_workers_min"
+                raise ValueError(f"{name} splits a model over training workers; raise cluster.{fewest} above 1")
 
     def _can_learn_pivots(self) -> None:
         """ValueError where the dialect has tokens whose embeddings the first stage would leave as they are."""
