@@ -16,11 +16,16 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "bench"))
 
+import actors  # noqa: E402
 import rollout  # noqa: E402
 import round as one_round  # noqa: E402
 import rounds  # noqa: E402
 import timeline  # noqa: E402
+from driver import SAMPLES  # noqa: E402
+from sleepers import Lengths  # noqa: E402
 from timeline import Span  # noqa: E402
+
+from erpo_ray.engines.vllm import BUDGET_S  # noqa: E402
 
 
 def test_the_driver_bench_runs_and_lists_its_measures() -> None:
@@ -133,3 +138,12 @@ def test_a_trace_has_a_named_row_for_each_role() -> None:
     assert {(one["tid"], one["args"]["name"]) for one in events if one["ph"] == "M"} == {(0, "judge 0"), (1, "trainer")}
     drawn = [(one["tid"], one["name"], one["ts"], one["dur"]) for one in events if one["ph"] == "X"]
     assert drawn == [(1, "job", 2e6, 1.5e6), (0, "judge", 1e6, 0.5e6)]
+
+
+def test_what_sleeping_engines_take_is_what_the_paper_says() -> None:
+    """Completions of one length, in whole waves over all places: only the driver comes on top."""
+    even, waves, workers = Lengths(150, 0.0, 768), 2, 8
+    found = actors.simulated(workers, waves * workers * actors.PLACES // SAMPLES, even)
+    assert found.paper == pytest.approx(waves * 150 * actors.token_seconds())
+    assert found.paper <= found.simulated <= found.paper + found.driver + waves * 2 * BUDGET_S + 0.5
+    assert found.busy == pytest.approx(found.paper / found.simulated, rel=0.02)
