@@ -25,8 +25,6 @@ from driver import SAMPLES  # noqa: E402
 from sleepers import Lengths  # noqa: E402
 from timeline import Span  # noqa: E402
 
-from erpo_ray.engines.vllm import BUDGET_S  # noqa: E402
-
 
 def test_the_driver_bench_runs_and_lists_its_measures() -> None:
     ran = subprocess.run(
@@ -142,8 +140,9 @@ def test_a_trace_has_a_named_row_for_each_role() -> None:
 
 def test_what_sleeping_engines_take_is_what_the_paper_says() -> None:
     """Completions of one length, in whole waves over all places: only the driver comes on top."""
-    even, waves, workers = Lengths(150, 0.0, 768), 2, 8
+    even, waves, workers = Lengths(768, 0.0, 768), 4, 8
     found = actors.simulated(workers, waves * workers * actors.PLACES // SAMPLES, even)
-    assert found.paper == pytest.approx(waves * 150 * actors.token_seconds())
-    assert found.paper <= found.simulated <= found.paper + found.driver + waves * 2 * BUDGET_S + 0.5
-    assert found.busy == pytest.approx(found.paper / found.simulated, rel=0.02)
+    assert found.paper == pytest.approx(waves * 768 * actors.token_seconds())
+    # Engines wait for the driver between two calls; the margin is for a machine that is busy with other things.
+    assert found.paper <= found.simulated <= 1.5 * found.paper + found.driver + 5
+    assert found.busy == pytest.approx(found.paper / found.simulated, rel=1e-6)
