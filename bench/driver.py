@@ -56,7 +56,8 @@ WORDS = "assessment harmful harmless path refuse answer a lock opens when pins l
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass over the prompts came to. Seconds of the driver, bytes, shares of time."""
+    """What one pass over the prompts came to. Seconds of the driver, bytes, shares of time, and of the pass itself
+    seconds and tokens drawn."""
 
     computed: float
     waited: float
@@ -64,6 +65,8 @@ class Pass:
     peak: int
     fed: float
     overall: float
+    seconds: float
+    tokens: int
 
 
 class Asleep:
@@ -130,7 +133,7 @@ def sampled(load: Load, candidates: int) -> Pass:
         total = crew.now()
         return Pass(
             crew.computed - computed, disk.waited - waited, before, memory("VmHWM"),
-            share(crew, load, backend.fed), share(crew, load, total),
+            share(crew, load, backend.fed), share(crew, load, total), total, crew.tokens,
         )  # fmt: skip
 
 

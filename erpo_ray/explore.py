@@ -28,6 +28,7 @@ from erpo_ray.types import (
     Verdict,
     identity,
 )
+from erpo_ray.usage import Upkeep
 
 Name = Callable[[str, int], str]
 """The id of a candidate, from the id of its prompt and the number of the sample."""
@@ -114,6 +115,10 @@ class Backend(Protocol):
 
     def instruct(self, policy: Policy, system: str, out: Path) -> dict[str, float]:
         """The policy with a system prompt in its chat template, into `out`; nothing is trained."""
+        ...
+
+    def upkeep(self) -> Upkeep:
+        """Called between two stages, when no worker has anything to do: those that hold too much are replaced."""
         ...
 
     def close(self) -> None: ...

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
+from erpo_ray import usage
 from erpo_ray.config import Config
 from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.errors import RunFailed
@@ -230,8 +231,17 @@ class Scene:
         self.follow()
         self.run.point_policy(outcome.policy.path)
         if closing:
+            self._tend(s.path.name)
             self.show()
         return outcome
+
+    def _tend(self, stage: str) -> None:
+        """Keep what every actor holds of its machine; the backend replaces workers that have grown too much."""
+        upkeep = self.backend.upkeep()
+        self.run.tell_actors(actors := usage.rows(stage, upkeep))
+        for one in actors:
+            if one.replaced:
+                self.say(f"{one.actor} had grown to {one.rss / usage.GIB:.1f} GiB and is replaced")
 
 
 def _beside(work: Callable[[], T], meanwhile: Callable[[], None]) -> T:

@@ -18,6 +18,7 @@ from erpo_ray.explore import Ahead, Name
 from erpo_ray.terminal import say
 from erpo_ray.train.weights import left, version
 from erpo_ray.types import Candidate, Objective, Policy, Request, Surrogate, Training, Verdict, seed_of
+from erpo_ray.usage import Upkeep
 
 
 class ServingCrew(Crew, Protocol):
@@ -56,6 +57,7 @@ class PooledBackend(ABC):
     def __init__(self, config: Config, crew: ServingCrew, progress: Progress) -> None:
         self._config, self._crew, self._progress = config, crew, progress
         self._proved: canary.Canary | None = None
+        self._renewed = False
         # Of the first policy. The later ones have its vocabulary, and a canary is compared with the one before it.
         self._tokens: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
@@ -65,7 +67,7 @@ class PooledBackend(ABC):
 
     def prepare(self, policy: Policy) -> None:
         """Every rollout worker serves `policy` and has proved it against the trainer's numbers. RunFailed otherwise."""
-        if self._proved and self._proved.version == policy.version:
+        if self._proved and self._proved.version == policy.version and not self._renewed:
             self._crew.serve(policy)
             return
         if self._tokens is None:
@@ -78,7 +80,7 @@ class PooledBackend(ABC):
         engines, trainer = self._crew.served(*tokens), computed()
         tolerance = self._config.cluster.canary_tolerance
         proofs = [canary.prove(policy, engine, trainer, self._proved, tolerance) for engine in engines]
-        self._proved = proofs[0]
+        self._proved, self._renewed = proofs[0], False
 
     def rollouts(
         self, requests: Iterable[Request], unjudged: Sequence[Item], name: Name, ahead: Ahead | None = None
@@ -135,6 +137,10 @@ class PooledBackend(ABC):
 
         instruct(policy.path, system, out)
         return {}
+
+    def upkeep(self) -> Upkeep:
+        """Nothing: the workers are in the driver's own process."""
+        return Upkeep({})
 
     def close(self) -> None:
         """End the workers."""

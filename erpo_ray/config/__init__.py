@@ -282,6 +282,9 @@ class Cluster(Section):
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Memory for the engine's KV cache on CPU."""
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    growth_gib: float = Field(default=8.0, gt=0)
+    """Memory that a rollout or judge worker may gain over what it held when its first stage ended; one that gained more
+    is replaced between two stages."""
     canary_tolerance: float = Field(default=0.15, gt=0)
     """Largest median difference of log-probabilities, in nats a token, between engine and trainer on the canary."""
 

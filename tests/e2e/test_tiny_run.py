@@ -19,7 +19,9 @@ import pytest
 
 from erpo_ray import traces
 from erpo_ray.rundir import Files, Ledger, read_rows
+from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.types import Candidate, Example, Pair, Verdict
+from erpo_ray.usage import Actor
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "erpo_ray"]
@@ -80,6 +82,16 @@ def test_all_stages_have_their_row(run_dir: Path):
     status = json.loads((run_dir / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("done", 0)
     assert "01-prefer" in (run_dir.parent / "output").read_text()
+
+
+def test_what_every_actor_held_is_kept_for_each_stage(run_dir: Path):
+    rows = list(plain_rows(run_dir / "actors.jsonl", Actor))
+    assert list(dict.fromkeys(row.stage for row in rows)) == STAGES
+    for stage in STAGES:
+        held = {row.actor: row for row in rows if row.stage == stage}
+        assert {"driver", "rollout-0", "judge-0"} <= held.keys() and ("trainer-0" in held) == (stage != "base")
+        assert len({row.pid for row in held.values()}) == len(held)
+        assert all(row.rss > 50 * 2**20 and row.fds > 1 and not row.replaced for row in held.values())
 
 
 def test_nothing_is_sampled_twice_and_all_is_judged(run_dir: Path):

@@ -30,6 +30,7 @@ from erpo_ray.types import (
     encode,
     seed_of,
 )
+from erpo_ray.usage import Upkeep
 
 EMPTY = b"\x02" + bytes(7) + b"{}"
 """A safetensors file without tensors."""
@@ -145,6 +146,9 @@ class Rote:
     def instruct(self, policy: Policy, system: str, out: Path) -> dict[str, float]:
         (out / "skill").write_text((policy.path / "skill").read_text())
         return {}
+
+    def upkeep(self) -> Upkeep:
+        return Upkeep({})
 
     def close(self) -> None:
         pass
