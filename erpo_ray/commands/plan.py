@@ -24,7 +24,7 @@ from erpo_ray.types import Prompt
 
 
 def plan(path: Path, overrides: Sequence[str], machines: str, as_json: bool) -> int:
-    """Check everything that `run` or `sweep` checks, and print the plan; with `machines` also what it takes on these."""
+    """Check all that `run` or `sweep` checks, and print the plan; with `machines` also what a run takes on these."""
     if "rows" in documents.read(path).data:
         return _sweep(path, overrides, machines, as_json)
     config = read_config(path, overrides)
@@ -40,7 +40,9 @@ def _sweep(path: Path, overrides: Sequence[str], machines: str, as_json: bool) -
     from erpo_ray.sweep import budget, rows
 
     if machines:
-        raise UsageError("--machines: is foretold for one run; give `erpo plan` the configuration of a row")
+        raise UsageError(
+            "--nodes: is told of one run, not of a sweep; give `erpo plan` a configuration with what its row sets"
+        )
     found = rows.load(path, overrides, tuple(METHODS))
     plans = budget.plans(found, preflight.check(found.common))
     told = {"budget": found.budget.model_dump(), "rows": {name: asdict(row) for name, row in plans.items()}}

@@ -1,9 +1,9 @@
 """The process reward model of STAIR (arXiv 2502.02384), V(prompt, steps so far): what it learns from, its regression.
 
-A run's rounds of preference and of reinforcement keep whatever they drew. The completions of a prompt make a tree (`steps`), and the value
-of a node is the mean of R = S*H + 2S over the completions through it. V is linear in the policy's own hidden state at
-the end of the step: ridge regression, weighed by visits, since a mean over n completions has a variance of 1/n. The
-penalty is the one that foretells best what prompts lead to that it has not seen.
+A run's rounds of preference and of reinforcement keep whatever they drew. The completions of a prompt make a tree
+(`steps`), and the value of a node is the mean of R = S*H + 2S over the completions through it. V is linear in the
+policy's own hidden state at the end of the step: ridge regression, weighed by visits, since a mean over n completions
+has a variance of 1/n. The penalty is the one that foretells best what prompts lead to that it has not seen.
 
 Assumption: what the policy is about to say stands in its last hidden state. Edge case: where every node has the same
 value there is nothing to learn, and V is that value.
@@ -86,8 +86,8 @@ def nodes(
                     found.append(Valued(id, (*asked, *node.prefix), node.value, node.visits))
     if not found:
         raise UsageError(
-            f"{run}: has no round of preference or reinforcement whose completions a process reward model could learn from; set "
-            "evaluate.decode.search.value to judge (best-of-n), or take a run with such rounds"
+            f"{run}: has no round of preference or reinforcement whose completions a process reward model could learn "
+            "from; set evaluate.decode.search.value to judge (best-of-n), or take a run with such rounds"
         )
     return found
 

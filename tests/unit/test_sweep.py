@@ -264,7 +264,7 @@ def test_a_plan_of_a_sweep_boots_nothing(bench: Bench, capsys: pytest.CaptureFix
     told = json.loads(capsys.readouterr().out)
     assert told["rows"]["sft"]["sampled_tokens"] == 28 * 2 * 96 < told["budget"]["sampled_tokens"] == 400000
     assert bench.booted == [] and not Path("out").exists()
-    assert main(["plan", file, "--machines", "1x8xH100"]) == 2
+    assert main(["plan", file, "--nodes", "1x8xH100"]) == 2
 
 
 def test_a_budget_that_a_row_exceeds_is_told_before_anything_boots(
