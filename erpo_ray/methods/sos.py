@@ -206,8 +206,10 @@ class Evolve:
             missed = _missed(groups, birth.parents[0], birth.operator)
             wrong = Random(birth.seed).sample(missed, min(_SHOWN, len(missed)))
         text = ask(birth.operator, [" ".join(p) for p in birth.parents], wrong, identity("code", birth.seed))
-        prompt = Prompt(_writing_id(birth), text, "benign")
-        return Request(prompt, task.renderer.render(text), (0,), self.settings.rewrite.sampling())
+        ids, sampling = task.renderer.render(text), self.settings.rewrite.sampling()
+        room = max(1, task.config.model.max_length - 1 - len(ids))
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
+        return Request(Prompt(_writing_id(birth), text, "benign"), ids, (0,), sampling)
 
     def _trial(self, task: Task, system: System) -> Iterator[Request]:
         half, sampling = self.settings.prompts // 2, Sampling(0.0, self.settings.max_tokens)

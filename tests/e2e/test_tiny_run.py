@@ -136,3 +136,24 @@ def test_chat_export_and_status(run_dir: Path, tmp_path: Path):
     assert {"README.md", "config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "model").iterdir()}
     status = erpo("status", str(run_dir))
     assert status.returncode == 0 and "done" in status.stdout
+
+
+@pytest.mark.timeout(3600)
+def test_a_search_is_guided_by_what_the_rounds_drew(run_dir: Path, tmp_path: Path):
+    """The process reward model is learnt once, from the run, and each search is an evaluation of its own."""
+    (tmp_path / "c.yaml").write_text(
+        "backend: inprocess\nmodel: {max_length: 512}\ncluster: {kv_cache_gib: 0.5}\n"
+        "evaluate: {per_source: 2, max_tokens: 96, decode: {search: {samples: 3}}}\n"
+    )
+    learnt: list[int] = []
+    for way in ("best-of-n", "beam"):
+        words = ("eval", str(run_dir), "--suite", "harmful", "--decode", way, "--config", str(tmp_path / "c.yaml"))
+        done = erpo(*words, timeout=1700)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "process reward model: " in done.stderr and " on prompts held out: " in done.stderr
+        out = run_dir / "evaluations" / f"{(run_dir / 'policy').resolve().parent.name}-{way}"
+        rows = list(Ledger(Files(), out / "stages/harmful/candidates.jsonl", Candidate, read_only=True))
+        assert len(rows) == 2 and all(f"+{way}-3-" in row.policy and 0 < len(row.token_ids) <= 96 for row in rows)
+        (head,) = (run_dir / "process_reward").glob("*.safetensors")
+        learnt.append(head.stat().st_mtime_ns)
+    assert learnt[0] == learnt[1]

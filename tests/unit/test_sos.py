@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_loop import CONFIG, metrics, run
 
-from erpo_ray import rules
+from erpo_ray import estimate, rules
 from erpo_ray.config import Config
 from erpo_ray.config.methods import Evolution
 from erpo_ray.errors import RunFailed
@@ -247,6 +247,15 @@ def test_a_system_prompt_that_leaves_no_room_for_prompt_and_answer_is_left_out(t
     run(tmp_path / "wide", wide, Wordy(wide, rules.load("")))
     with pytest.raises(RunFailed, match="too_long 4"):
         run(tmp_path, config, Wordy(config, rules.load("")))
+
+
+def test_the_plan_counts_what_the_model_writes() -> None:
+    shape, counts = estimate.Shape(135_000_000, 49_152), (28, 28, 24, 40.0)
+    for mutate, written in (("bank", 0), ("policy", 2 * (2 + 2 * 3))):
+        config = sos(children=2, generations=3, mutate=mutate)
+        found = estimate.costs(config, [("00-evolve", "evolve")], *counts, shape, 2)[1]
+        assert found.completions == (1 + 2 * (2 + 2 * 3)) * 8 + written
+        assert found.sampled_tokens == (found.completions - written) * 80 + written * 256
 
 
 def test_a_best_system_prompt_before_the_end_is_an_error() -> None:
