@@ -10,8 +10,9 @@ On the clock of `pool`: `backend.rollouts` on Ray, from the requests to the last
 its actor, the text, the driver, and all messages between them. Verdicts are made here from nothing, since it is the
 pool that is measured: a real judge needs cores too, and `evaluate.py` has one.
 
-In place: `backend.prepare` with other weights, engine up and cached prompts forgotten, proved by the canary of engine
-and trainer. Anew: the worker is killed, and another one starts with these weights until it answers; without a canary.
+In place: `backend.prepare` with other weights, engine up and cached prompts forgotten, proved by the canary of the
+engine beside the one that their trainer left with them. Anew: the worker is killed, and another one starts with these
+weights until it answers; without a canary.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def bare(model: Path, prompts: Sequence[Prompt], config: Config) -> Drawn:
 
 
 def pooled(model: Path, other: Path, prompts: Sequence[Prompt], config: Config) -> Pooled:
-    """The pool on Ray, then the two ways to other weights."""
+    """The pool on Ray, then the two ways to other weights. Both models have the proof of a trainer."""
     import ray
 
     from erpo_ray.cluster import backend as backends
@@ -138,16 +139,20 @@ def _seconds(call: Callable[..., object], *arguments: object) -> float:
     return time.monotonic() - begun
 
 
-def nudged(model: Path, out: Path) -> None:
-    """The same model with other weights: its last norm is a twentieth larger."""
+def written(model: Path, factor: float, out: Path) -> None:
+    """The same model with its last norm larger by a factor, and what a trainer leaves beside it."""
     import torch
 
-    from erpo_ray.train import models
+    from erpo_ray.cluster import canary as proof
+    from erpo_ray.engines.renderer import Renderer
+    from erpo_ray.train import canary, models
 
     policy: Any = models.load(model)
     with torch.no_grad():
-        policy.get_decoder().norm.weight *= 1.05
+        policy.get_decoder().norm.weight *= factor
     models.save(policy, model, out)
+    renderer = Renderer(out)
+    canary.sign(out, renderer.render(proof.PROMPT), renderer.encode_completion(proof.COMPLETION))
 
 
 def main() -> None:
@@ -166,11 +171,12 @@ def main() -> None:
     print(f"{'bare tokens/s':>13}{'pool tokens/s':>15}{'ratio':>8}{'in place s':>13}{'anew s':>9}{'ratio':>8}")
     rates, loads = [], []
     with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder) / "nudged"
-        alone(nudged, model, other)
+        same, other = Path(folder) / "same", Path(folder) / "other"
+        alone(written, model, 1.0, same)
+        alone(written, model, 1.05, other)
         for _ in range(given.turns):
             plain: Drawn = alone(bare, model, prompts, config)
-            ours: Pooled = alone(pooled, model, other, prompts, config)
+            ours: Pooled = alone(pooled, same, other, prompts, config)
             rates.append(ours.drawn.rate / plain.rate)
             loads.append(ours.in_place / ours.anew)
             print(

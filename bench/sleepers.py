@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from erpo_ray.cluster.pool import Item
-from erpo_ray.engines.vllm import BUDGET_S, Finished
+from erpo_ray.engines.vllm import BUDGET_S, SOON_S, SOON_SHARE, Finished
 from erpo_ray.rundir import Files
 from erpo_ray.types import Request, Scores, Verdict
 
@@ -48,17 +48,21 @@ class Engine:
     waiting: deque[tuple[float, Finished]] = field(default_factory=deque)
     begun: int = 0
 
-    def advance(self, new: Iterable[tuple[float, Finished]], budget_s: float) -> tuple[float, list[Finished]]:
-        """Seconds this call takes, and what it finishes. `new` is (seconds a completion takes, completion)."""
+    def advance(self, new: Iterable[tuple[float, Finished]]) -> tuple[float, list[Finished]]:
+        """Seconds this call takes, as many as a real engine's, and what it finishes.
+
+        `new` is (seconds a completion takes, completion).
+        """
         self.waiting.extend(new)
-        begun, end, done = self.now, self.now + budget_s, []
+        begun, done = self.now, []
+        soon, end, many = begun + SOON_S, begun + BUDGET_S, max(1, self.slots // SOON_SHARE)
         self._fill()
-        while self.running and self.running[0][0] <= end:
+        while self.running and self.running[0][0] <= (soon if len(done) >= many else end):
             self._pass(self.running[0][0])
             done.append(heappop(self.running)[2])
             self._fill()
         if self.running:
-            self._pass(end)
+            self._pass(max(self.now, soon) if len(done) >= many else end)
         return self.now - begun, done
 
     def _fill(self) -> None:
@@ -130,7 +134,7 @@ class Sleepers:
         engine = self._engines[worker]
         busy = engine.busy
         new = [self._completion(request.prompt.id, sample) for request in requests for sample in request.samples]
-        seconds, done = engine.advance(new, BUDGET_S)
+        seconds, done = engine.advance(new)
         self.spans.append(Span(begun, begun + seconds, engine.busy - busy))
         return self._leave(self._ticket(begun + seconds, done))
 

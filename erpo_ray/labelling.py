@@ -14,7 +14,8 @@ from erpo_ray.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Labelling:
-    """How good the labeller is (cross-validated over topics, on `n` prompts) and how many prompts it labelled."""
+    """How good the labeller is (cross-validated over topics, on `n` prompts) and how many prompts it labelled; zeros where
+    every prompt came with its category."""
 
     accuracy: float
     n: int
@@ -49,7 +50,7 @@ def label(
 
 def _labelled(config: Config, prompts: Sequence[Prompt], book: RuleBook) -> tuple[list[Prompt], Labelling]:
     blank = [prompt for prompt in prompts if not prompt.category]
-    if config.labeller.type == "given":
+    if config.labeller.type == "given" or not blank:
         return [replace(p, category=p.category or GENERAL) for p in prompts], Labelling(0.0, 0, 0)
     from erpo_ray.engines.embeddings import CategoryModel, Embedder
 

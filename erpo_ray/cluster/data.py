@@ -11,7 +11,7 @@ import ray.data
 
 from erpo_ray import errors
 from erpo_ray.config import Data, Source
-from erpo_ray.prompts import loaders, mixing
+from erpo_ray.prompts import loaders, mixing, seeds
 from erpo_ray.rundir.lines import artefact_rows
 from erpo_ray.types import Prompt, decode, encode
 
@@ -19,16 +19,29 @@ T = TypeVar("T")
 
 
 def read_prompts(data: Data, categories: Sequence[str] = (), seed: int = 0) -> mixing.Mix:
-    """What `mixing.gather` returns, with every source read by a task of its own: files may be large or far away.
+    """What `mixing.gather` returns, with every file read by a task of its own: files may be large or far away.
 
     Raises UsageError and EnvironmentFault of the first source at fault, as reading here would.
     """
     root = str(Path(data.root).expanduser().absolute())
-    sources = list(dict.fromkeys(source.model_dump_json() for source in (*data.evaluate, *data.train)))
+    asked = dict.fromkeys(
+        source.model_dump_json() for source in (*data.evaluate, *data.train) if source.path not in seeds.NAMES
+    )
+    found = _files(list(asked), root, tuple(categories)) if asked else {}
+
+    def read(source: Source, root: str, categories: Collection[str]) -> list[Prompt]:
+        embedded = source.path in seeds.NAMES
+        return loaders.bare(source, root, categories) if embedded else found[source.model_dump_json()]
+
+    return mixing.gather(data, categories, seed, read)
+
+
+def _files(sources: Sequence[str], root: str, categories: tuple[str, ...]) -> dict[str, list[Prompt]]:
+    """Prompts of each source, which are given as JSON."""
     tasks = ray.data.from_items([{"source": source} for source in sources], override_num_blocks=len(sources))
     found: dict[str, list[Prompt]] = {source: [] for source in sources}
     faults: dict[str, errors.ErpoError] = {}
-    for row in tasks.flat_map(partial(_read, root, tuple(categories))).iter_rows():
+    for row in tasks.flat_map(partial(_read, root, categories)).iter_rows():
         if row["fault"]:
             faults[row["source"]] = getattr(errors, row["fault"])(row["row"])
         else:
@@ -36,11 +49,7 @@ def read_prompts(data: Data, categories: Sequence[str] = (), seed: int = 0) -> m
     for source in sources:
         if source in faults:
             raise faults[source]
-
-    def read(source: Source, root: str, categories: Collection[str]) -> list[Prompt]:
-        return found[source.model_dump_json()]
-
-    return mixing.gather(data, categories, seed, read)
+    return found
 
 
 def rows(path: Path, kind: type[T]) -> Iterator[T]:

@@ -19,6 +19,7 @@ class Job:
     """What to train, on which rows, into which directory. The objective says what the rows are; none: examples.
 
     `work` keeps the trainer's checkpoints over crashes, `kept` what was scored under references. Paths are absolute.
+    `canary`: ids of a prompt and a completion of which the trainer leaves a proof beside the weights.
     """
 
     policy: Path
@@ -29,6 +30,7 @@ class Job:
     reference: Path | None = None
     objective: Objective | Surrogate | None = None
     kept: Path | None = None
+    canary: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
     def kind(self) -> type[Example] | type[Pair] | type[Advantage]:
@@ -56,10 +58,13 @@ class Scoring:
 
 def train(job: Job, rows: Iterable[Any], report: Progress | None) -> dict[str, float]:
     """Train on the rows, write a model directory into `job.out`, return metrics. Leaves its memory to others."""
-    from erpo_ray.train import models
+    from erpo_ray.train import canary, fit, models
 
     metrics = _train(job, list(rows), report)
     models.release()
+    if job.canary and fit.workers()[0] == 0:
+        canary.sign(job.out, *job.canary)
+        models.release()
     return metrics
 
 

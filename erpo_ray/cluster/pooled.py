@@ -14,7 +14,7 @@ from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pool import Crew, Item, Pool
 from erpo_ray.config import Config
 from erpo_ray.engines.renderer import Renderer
-from erpo_ray.train.weights import version
+from erpo_ray.train.weights import left, version
 from erpo_ray.types import Candidate, Objective, Policy, Request, Surrogate, Training, Verdict, seed_of
 
 
@@ -69,7 +69,8 @@ class PooledBackend(ABC):
             renderer = Renderer(policy.path)
             self._tokens = renderer.render(canary.PROMPT), renderer.encode_completion(canary.COMPLETION)
         tokens = self._tokens
-        computed = self._crew.trainer_logprobs(policy, *tokens)
+        proof = left(policy, *tokens)
+        computed = (lambda: proof.logprobs) if proof else self._crew.trainer_logprobs(policy, *tokens)
         self._crew.serve(policy)
         engines, trainer = self._crew.engine_logprobs(*tokens), computed()
         tolerance = self._config.cluster.canary_tolerance
@@ -89,7 +90,7 @@ class PooledBackend(ABC):
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
         """Train on the examples file; a model directory appears in `out`. `work` keeps checkpoints over crashes."""
-        return self._train(Job(policy.path.resolve(), examples.resolve(), training, out.resolve(), work.resolve()))
+        return self._train(self._job(policy, examples, training, out, work))
 
     def prefer(
         self,
@@ -106,7 +107,7 @@ class PooledBackend(ABC):
 
         `kept` is the folder of what was scored under references.
         """
-        job = Job(policy.path.resolve(), pairs.resolve(), training, out.resolve(), work.resolve())
+        job = self._job(policy, pairs, training, out, work)
         return self._train(replace(job, reference=reference.path.resolve(), objective=objective, kept=kept.resolve()))
 
     def reinforce(
@@ -121,7 +122,7 @@ class PooledBackend(ABC):
         kept: Path,
     ) -> dict[str, float]:
         """Train on the advantages file, as `prefer` does on pairs."""
-        job = Job(policy.path.resolve(), advantages.resolve(), training, out.resolve(), work.resolve())
+        job = self._job(policy, advantages, training, out, work)
         return self._train(replace(job, reference=reference.path.resolve(), objective=objective, kept=kept.resolve()))
 
     def instruct(self, policy: Policy, system: str, out: Path) -> dict[str, float]:
@@ -134,6 +135,10 @@ class PooledBackend(ABC):
     def close(self) -> None:
         """End the workers."""
         self._crew.close()
+
+    def _job(self, policy: Policy, rows: Path, training: Training, out: Path, work: Path) -> Job:
+        paths = policy.path.resolve(), rows.resolve(), training, out.resolve(), work.resolve()
+        return Job(*paths, canary=self._tokens)
 
     @abstractmethod
     def _train(self, job: Job) -> dict[str, float]: ...

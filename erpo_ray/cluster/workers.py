@@ -89,5 +89,4 @@ class JudgeWorker:
         """Log-probabilities of the completion tokens as the trainer computes them."""
         from erpo_ray.train import canary
 
-        prefixes = [[*prompt_ids, *completion_ids[:i]] for i in range(len(completion_ids))]
-        return canary.logprobs(model_dir, prefixes, [[token] for token in completion_ids], self._bf16)
+        return canary.logprobs(model_dir, prompt_ids, completion_ids, self._bf16)

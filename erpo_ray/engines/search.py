@@ -19,7 +19,7 @@ from erpo_ray.engines import process_reward
 from erpo_ray.engines.judges import Bench, judge_of
 from erpo_ray.engines.process_reward import ProcessReward
 from erpo_ray.engines.renderer import Renderer
-from erpo_ray.engines.vllm import BUDGET_S, Engine, Finished
+from erpo_ray.engines.vllm import SOON_S, Engine, Finished
 from erpo_ray.evaluate.search import Ask, Beginning, Search, beam, best_of, borders, step_end
 from erpo_ray.judging.composition import stair
 from erpo_ray.judging.ensemble import Judge
@@ -74,7 +74,7 @@ class SearchEngine:
         self._asked.clear()
         self._engine.begin(seed)
 
-    def advance(self, new: Sequence[Request], budget_s: float = BUDGET_S) -> list[Finished]:
+    def advance(self, new: Sequence[Request], budget_s: float = SOON_S) -> list[Finished]:
         """Take up `new` and compute for about `budget_s` seconds; return what is complete (possibly nothing)."""
         for request in new:
             for sample in request.samples:

@@ -15,8 +15,10 @@ from erpo_ray.engines.renderer import Renderer
 from erpo_ray.types import Request, Sampling
 
 GIB = 2**30
-BUDGET_S = 0.5
-"""Seconds of one call of `advance`."""
+BUDGET_S = 2.0
+"""Seconds of one call of `advance` at most: between two calls an engine rests."""
+SOON_S, SOON_SHARE = 0.5, 8
+"""Seconds after which a call ends once this part of what runs at once is finished, and its slots want to be filled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Engine:
         self._gpu, self._can_sleep, self._asleep = settings.gpu, settings.sleep, False
         self._open: dict[str, tuple[Request, int, float]] = {}
         self._names = itertools.count()
+        self._many = max(1, settings.in_flight // SOON_SHARE)
 
     @property
     def pending(self) -> int:
@@ -80,13 +83,16 @@ class Engine:
         torch.manual_seed(seed)
 
     def advance(self, new: Sequence[Request], budget_s: float = BUDGET_S) -> list[Finished]:
-        """Take up `new` and compute for about `budget_s` seconds; return what is complete (possibly nothing).
+        """Take up `new` and compute for about `budget_s` seconds, less once many are complete; return what is complete
+        (possibly nothing).
 
         A request that vLLM refuses or loses comes back with finish `error`; it does not raise.
         """
         done = [failed for request in new for failed in self._add(request)]
-        end = time.monotonic() + budget_s
-        while self._open and time.monotonic() < end:
+        begun = time.monotonic()
+        while self._open and (taken := time.monotonic() - begun) < budget_s:
+            if taken > SOON_S and len(done) >= self._many:
+                break
             outputs = self._llm.llm_engine.step()
             done += [self._finished(output) for output in outputs if output.request_id in self._open]
         return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ from erpo_ray.errors import EnvironmentFault, RunFailed, UsageError
 from erpo_ray.local import InProcessBackend
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir.lines import artefact
+from erpo_ray.train import canary as trainer_canary
+from erpo_ray.train.weights import leave, left
 from erpo_ray.types import (
     Advantage,
     Candidate,
@@ -255,6 +258,27 @@ def test_examples_train_too_in_a_new_group_where_the_last_one_failed(
     group = backend._trainers._group
     assert group and group is not failed and not group.ended
     assert Renderer(out).render("x") == renderer.render("x")
+
+
+def test_new_weights_are_proved_by_what_their_trainer_left(
+    backend: RayBackend, smol: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    backend.prepare(backend.policy(smol))
+    out, tokens = tmp_path / "policy", backend._tokens
+    assert tokens
+    shutil.copytree(smol, out)
+    trainer_canary.sign(out, *tokens)
+    same = backend.policy(out)
+    proof = left(same, *tokens)
+    assert proof
+    monkeypatch.setattr(backend._workers, "trainer_logprobs", None)
+    monkeypatch.setattr(backend, "_proved", None)
+    backend.prepare(same)
+    assert backend._proved and backend._proved.trainer == proof.logprobs
+    leave(replace(proof, logprobs=tuple(value - 1 for value in proof.logprobs)), out)
+    monkeypatch.setattr(backend, "_proved", None)
+    with pytest.raises(RunFailed, match="engine and trainer differ by 1.0"):
+        backend.prepare(same)
 
 
 def test_weights_other_than_the_policys_stop_the_run(backend: RayBackend, smol: Path, monkeypatch: Any) -> None:

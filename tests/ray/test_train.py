@@ -159,9 +159,8 @@ def test_another_reference_is_scored_by_its_own_weights(policy: Path, tmp_path: 
     found = prefer(policy, other, rows, PREFER, PLAIN, tmp_path / "out")
 
     def summed(path: Path, side: str) -> torch.Tensor:
-        sides = [getattr(row, side) for row in rows]
-        means = canary.logprobs(path, [row.prompt_ids + row.prefix_ids for row in rows], sides)
-        return torch.tensor([mean * len(ids) for mean, ids in zip(means, sides, strict=True)])
+        of = [canary.logprobs(path, row.prompt_ids + row.prefix_ids, getattr(row, side)) for row in rows]
+        return torch.tensor([sum(tokens) for tokens in of])
 
     ratio = {side: summed(policy, side) - summed(other, side) for side in ("chosen_ids", "rejected_ids")}
     expected = 0.1 * (ratio["chosen_ids"] - ratio["rejected_ids"]).mean().item()
@@ -337,15 +336,18 @@ def test_broken_starting_weights_are_named(policy: Path, tmp_path: Path) -> None
 
 
 def test_the_canary_reads_the_weights_on_disk(policy: Path, tmp_path: Path) -> None:
+    def of(path: Path, bf16: bool = False) -> list[list[float]]:
+        return [canary.logprobs(path, row.prompt_ids, row.completion_ids, bf16) for row in rows]
+
     rows = tiny.examples(3)
-    prompts, completions = [row.prompt_ids for row in rows], [row.completion_ids for row in rows]
-    found = canary.logprobs(policy, prompts, completions)
-    for row, mean in zip(rows, found, strict=True):
-        assert mean == pytest.approx(-by_hand(policy, [row]), abs=1e-5)
-    assert canary.logprobs(policy, prompts, completions, bf16=True) == pytest.approx(found, abs=0.05)
+    found = of(policy)
+    for row, tokens in zip(rows, found, strict=True):
+        assert sum(tokens) / len(row.completion_ids) == pytest.approx(-by_hand(policy, [row]), abs=1e-5)
+    rounded = of(policy, bf16=True)
+    assert sum(rounded, []) == pytest.approx(sum(found, []), abs=0.1)
     imitate(policy, tiny.examples(16), replace(PLAIN, epochs=5), tmp_path / "out")
-    after = canary.logprobs(tmp_path / "out", prompts, completions)
-    assert max(abs(new - old) for new, old in zip(after, found, strict=True)) > 0.1
+    apart = [abs(new - old) for new, old in zip(sum(of(tmp_path / "out"), []), sum(found, []), strict=True)]
+    assert max(apart) > 0.1
 
 
 def two_ranks(work: Callable[..., None], *arguments: Any) -> list[tuple]:
