@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from erpo_ray import launch, preflight
@@ -48,38 +49,44 @@ def play(sweep: Sweep, out: Path, say: Callable[[str], None] = print) -> None:
             say(f"\n--- {row.name}{': done' if row.name in done else ''}")
             if row.name in done:
                 continue
-            try:
-                if row.of in failures:
-                    raise RunFailed(f"it measures the row {row.of}, which failed")
-                with record.timed(row.name, "row"):
-                    _row(sweep, row, out, ready, workers, say)
+            with record.timed(row.name, "row"):
+                why = f"it measures the row {row.of}, which failed" if row.of in failures else ""
+                why = why or _fault(partial(_row, sweep, row, out, ready, workers, say))
+            if why:
+                failures[row.name] = why
+                say(f"{row.name}: {why}")
+            else:
                 record.append_metric({"stage": row.name, "step": versions[row.name]})
                 done.add(row.name)
-            except RunFailed as error:
-                failures[row.name] = str(error)
-            except ErpoError:
-                raise  # settings or machine: no other row would fare better
-            except Exception as error:
-                # A fault in one method costs its row, not the night of the others.
-                traceback.print_exc()
-                failures[row.name] = f"crashed with {type(error).__name__}: {error}"
-            if row.name in failures:
-                say(f"{row.name}: {failures[row.name]}")
             pages.write(record, sweep, results(sweep, out / ROWS, done), plans, failures, whole=False)
         found = results(sweep, out / ROWS, done)
         pages.write(record, sweep, found, plans, failures, whole=True)
         say(f"\n{table.text(found, failures)}\n")
         say(f"page: {out / pages.PAGE}   figure: {out / pages.FIGURE}   table: {out / pages.TABLE}")
-        record.status("running", phase="")
+        record.status("running", stage="", phase="")
         if failures:
             raise RunFailed(
                 f"{len(failures)} of {len(sweep.rows)} rows failed: {', '.join(failures)}. The same command tries them "
-                f"again from where they stopped; one whose samples are at fault begins anew when {out / ROWS}/NAME is "
-                "removed"
+                f"again from where they stopped; one whose samples are at fault begins anew without {out / ROWS}/NAME"
             )
         if len(found) > 1:
             best = max(found[1:], key=lambda row: row.balanced.value)
             say(f"next: erpo compare {out / ROWS / found[0].name} {out / ROWS / best.name}")
+
+
+def _fault(play: Callable[[], None]) -> str:
+    """Why a row failed, or nothing. What concerns settings or machine is raised: no other row would fare better."""
+    try:
+        play()
+    except RunFailed as error:
+        return str(error)
+    except ErpoError:
+        raise
+    except Exception as error:
+        # A fault in one method costs its row, not the night of the others.
+        traceback.print_exc()
+        return f"crashed with {type(error).__name__}: {error}"
+    return ""
 
 
 def _row(sweep: Sweep, row: Row, out: Path, ready: Ready, workers: Workers, say: Callable[[str], None]) -> None:

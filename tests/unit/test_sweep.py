@@ -183,11 +183,14 @@ def drawn(stage: Path) -> int:
 def test_a_sweep_that_was_stopped_goes_on_and_samples_nothing_twice(bench: Bench, after: int) -> None:
     bench.stop_after = after
     assert bench.sweep() == 75
-    assert json.loads(Path("out/status.json").read_text())["state"] == "interrupted"
+    told = json.loads(Path("out/status.json").read_text())
+    assert told["state"] == "interrupted" and (told["stage"], told["phase"]) == ("sft" if after == 30 else "erpo", "row")
+    assert main(["status", "out"]) == 0
     before = set(bench.sampled())
     bench.stop_after = None
     bench.booted.clear()
     assert bench.sweep() == 0
+    assert json.loads(Path("out/status.json").read_text())["stage"] == ""
     assert not before & set(bench.sampled())
     again = Path("out/results.json").read_bytes()
     bench.booted.clear()
