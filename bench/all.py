@@ -2,14 +2,21 @@
 
 python bench/all.py
 
-Exits with 1 when a bench fails or a measure misses its goal by more than a tenth.
+`stage.py` and `round.py` start from the demo's policy after its imitate stage, which is trained once for both. Exits
+with 1 when a bench fails or a measure misses its goal by more than a tenth.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from processes import alone
+from rounds import demo, play
+
+from erpo_ray import environment
 
 ROOT = Path(__file__).parents[1]
 MODEL = "smollm2-135m-instruct"
@@ -20,7 +27,8 @@ BENCHES = (
     f"startup.py {MODEL}",
     f"train.py {MODEL}",
     f"rollout.py {MODEL}",
-    f"round.py {MODEL}",
+    "stage.py {policy}",
+    f"round.py {MODEL} --policy {{policy}}",
     f"evaluate.py {MODEL} {SEEDS}/violence.jsonl {SEEDS}/everyday.jsonl --limit 150 --rounds 5",
 )
 
@@ -39,8 +47,18 @@ def run(command: str) -> tuple[bool, list[str]]:
     return bench.returncode == 0, [line for line in lines if line.split()[-1:] in (["pass"], ["short"])]
 
 
+def imitated(folder: Path) -> Path:
+    """The policy to start a round from."""
+    from erpo_ray.engines.models import materialise
+
+    return alone(play, demo(materialise(MODEL)), "imitate", folder) / "policy"
+
+
 def main() -> int:
-    found = {command.split()[0]: run(command) for command in BENCHES}
+    environment.apply()
+    with tempfile.TemporaryDirectory() as folder:
+        policy = imitated(Path(folder) / "start")
+        found = {command.split()[0]: run(command.format(policy=policy)) for command in BENCHES}
     print("\n== all measures")
     for _, measures in found.values():
         print("".join(measures), end="")

@@ -14,8 +14,8 @@ from erpo_ray.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Labelling:
-    """How good the labeller is (cross-validated over topics, on `n` prompts) and how many prompts it labelled; zeros where
-    every prompt came with its category."""
+    """How good the labeller is (cross-validated over topics, on `n` prompts) and how many prompts it labelled; zeros
+    where every prompt came with its category."""
 
     accuracy: float
     n: int

@@ -24,10 +24,9 @@ def read_prompts(data: Data, categories: Sequence[str] = (), seed: int = 0) -> m
     Raises UsageError and EnvironmentFault of the first source at fault, as reading here would.
     """
     root = str(Path(data.root).expanduser().absolute())
-    asked = dict.fromkeys(
-        source.model_dump_json() for source in (*data.evaluate, *data.train) if source.path not in seeds.NAMES
-    )
-    found = _files(list(asked), root, tuple(categories)) if asked else {}
+    apart = [source for source in (*data.evaluate, *data.train) if source.path not in seeds.NAMES]
+    asked = list(dict.fromkeys(source.model_dump_json() for source in apart))
+    found = _files(asked, root, tuple(categories)) if asked else {}
 
     def read(source: Source, root: str, categories: Collection[str]) -> list[Prompt]:
         embedded = source.path in seeds.NAMES

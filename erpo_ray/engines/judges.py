@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from erpo_ray import traces
 from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeMember, JudgeReward
-from erpo_ray.engines.embeddings import Embedder
 from erpo_ray.engines.guard import GuardEngine
 from erpo_ray.engines.models import materialise
 from erpo_ray.engines.reward import RewardModel
@@ -40,6 +39,9 @@ def judge_of(settings: AnyJudge, bench: Bench) -> Judge:
     if isinstance(settings, JudgeReward):
         model = RewardModel(materialise(settings.model, "judge.model"), settings, bench.gpu)
         return RewardJudge(settings, model.score)
+    # numpy takes a while to load, and a plan asks no judge.
+    from erpo_ray.engines.embeddings import Embedder
+
     return RulesJudge(settings, bench.book, bench.dialect, Embedder(rough=True).similarity)
 
 

@@ -38,6 +38,20 @@ def test_the_driver_bench_runs_and_lists_its_measures() -> None:
     assert all(float(line.split()[-1]) > 0 for line in measures[2:])
 
 
+def test_the_bench_of_overlapping_rounds_runs() -> None:
+    ran = subprocess.run(
+        [sys.executable, "bench/overlap.py", "--short"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    sampling, training, plain, _ = map(float, ran.stdout.splitlines()[1].split())
+    # One after the other is no shorter than both.
+    assert plain > sampling + training
+
+
 def test_the_rollout_bench_asks_what_a_round_of_the_demo_asks() -> None:
     config = rounds.demo(Path("model"))
     asked = rollout.asked(config, None)

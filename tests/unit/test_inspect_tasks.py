@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from erpo_ray.engines import judges
+from erpo_ray.engines import embeddings
 from erpo_ray.errors import UsageError
 
 inspect: Any = pytest.importorskip("inspect_ai")
@@ -47,7 +47,7 @@ class Embedder:
 
 @pytest.fixture(autouse=True)
 def no_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judges, "Embedder", Embedder)
+    monkeypatch.setattr(embeddings, "Embedder", Embedder)
 
 
 def reply(reasoning: str, answer: str, stop: str = "stop") -> Any:

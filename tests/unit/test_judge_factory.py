@@ -12,7 +12,7 @@ from fakes import EMPTY
 
 from erpo_ray import preflight, rules
 from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeMember, JudgeReward, JudgeRules
-from erpo_ray.engines import judges
+from erpo_ray.engines import embeddings, judges
 from erpo_ray.engines.judges import Bench, has_model, judge_of
 from erpo_ray.errors import UsageError
 from erpo_ray.judging.ensemble import DISAGREEMENT, Ensemble
@@ -57,7 +57,8 @@ class RewardModel:
 
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stand_in in (Embedder, GuardEngine, RewardModel):
+    monkeypatch.setattr(embeddings, "Embedder", Embedder)
+    for stand_in in (GuardEngine, RewardModel):
         monkeypatch.setattr(judges, stand_in.__name__, stand_in)
     monkeypatch.setattr(judges, "materialise", lambda name, key: Path(name))
     GuardEngine.made.clear()
