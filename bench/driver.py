@@ -27,9 +27,10 @@ from processes import alone
 from sleepers import Disk, Lengths, Load, Sleepers
 from table import Measure, end
 
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster.pool import Item, Pool
 from erpo_ray.config import Config, Prefer
-from erpo_ray.explore import Ahead, Name, Part, sample
+from erpo_ray.explore import Part, sample
 from erpo_ray.pairs import choose
 from erpo_ray.rundir import Ledger, RunDir, StageDir
 from erpo_ray.types import (

@@ -25,9 +25,9 @@ from driver import WORDS, unseen
 from table import Measure, end
 
 from erpo_ray import rules
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster.pool import JUDGE_BATCH, Item
 from erpo_ray.config import Config, JudgeRules
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.judging.rules_judge import RulesJudge
 from erpo_ray.loop import align
 from erpo_ray.methods.base import Task

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from erpo_ray import preflight, rules, terminal, tracking
+from erpo_ray.backend import Backend
 from erpo_ray.config import Config
 from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.endings import recorded
@@ -19,7 +20,6 @@ from erpo_ray.evaluate.measures import Observer, SuiteResult
 from erpo_ray.evaluate.metrics import table
 from erpo_ray.evaluate.suite import Question, Suite
 from erpo_ray.examine import Examiner
-from erpo_ray.explore import Backend
 from erpo_ray.judging.ensemble import committee_of
 from erpo_ray.labelling import label
 from erpo_ray.loop import align, imitation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster.closing import closing
 from erpo_ray.cluster.crew import RayCrew
 from erpo_ray.cluster.data import read_prompts
@@ -15,7 +16,6 @@ from erpo_ray.cluster.training import Trainers
 from erpo_ray.config import Config, Data
 from erpo_ray.engines.judges import has_model
 from erpo_ray.errors import UsageError
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.prompts.mixing import Mix
 from erpo_ray.types import Candidate, Policy, Request, Verdict
 from erpo_ray.usage import Growth, Upkeep

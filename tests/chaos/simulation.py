@@ -18,12 +18,12 @@ from crash_disk import Disk, PowerCut
 from fakes import Letters, Rote
 
 from erpo_ray import rules
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import pool
 from erpo_ray.cluster.pool import Item, Pool, WorkerLost
 from erpo_ray.config import Config, Data, Imitate, Prefer, Rounds, Source
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.loop import align
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import Task

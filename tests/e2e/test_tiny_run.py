@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -148,3 +149,20 @@ def test_chat_export_and_status(run_dir: Path, tmp_path: Path):
     assert {"README.md", "config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "model").iterdir()}
     status = erpo("status", str(run_dir))
     assert status.returncode == 0 and "done" in status.stdout
+
+
+@pytest.mark.timeout(3600)
+def test_a_search_is_guided_by_what_the_rounds_drew(run_dir: Path, tmp_path: Path):
+    """The process reward model is learnt from the run, then a beam of steps is drawn and valued for each prompt."""
+    (tmp_path / "c.yaml").write_text(
+        "backend: inprocess\nmodel: {max_length: 512}\ncluster: {kv_cache_gib: 0.5}\n"
+        "evaluate: {per_source: 2, max_tokens: 96, decode: {search: {samples: 3}}}\n"
+    )
+    config = str(tmp_path / "c.yaml")
+    done = erpo("eval", str(run_dir), "--suite", "harmful", "--decode", "beam", "--config", config, timeout=3000)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"process reward model: \d+ steps, correlation -?\d\.\d\d on prompts held out: ", done.stderr)
+    assert len(list((run_dir / "process_reward").glob("*.safetensors"))) == 1
+    out = run_dir / "evaluations" / f"{(run_dir / 'policy').resolve().parent.name}-beam"
+    rows = list(Ledger(Files(), out / "stages/harmful/candidates.jsonl", Candidate, read_only=True))
+    assert len(rows) == 2 and all("+beam-3-" in row.policy and 0 < len(row.token_ids) <= 97 for row in rows)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import ray
 
+from erpo_ray.backend import Ahead
 from erpo_ray.cluster import canary, data, start, training
 from erpo_ray.cluster.backend import RayBackend
 from erpo_ray.cluster.pooled import PooledBackend
@@ -24,7 +25,6 @@ from erpo_ray.cluster.start import join
 from erpo_ray.config import Cluster, Config, Data, Source
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.errors import EnvironmentFault, RunFailed, UsageError
-from erpo_ray.explore import Ahead
 from erpo_ray.local import InProcessBackend
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir.lines import artefact

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from erpo_ray import traces
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.config import Config, Data, JudgeRules
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.judging.ensemble import Judge
 from erpo_ray.judging.rules_judge import RulesJudge
 from erpo_ray.prompts.mixing import Mix, gather
