@@ -37,6 +37,7 @@ from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.scene import Scene
 from erpo_ray.telemetry import Span
 from erpo_ray.types import Candidate, Policy, Prompt, Request, Sampling, Scores, Verdict
+from erpo_ray.usage import Upkeep
 
 ROUNDS = 5
 PROMPTS = 100
@@ -100,6 +101,9 @@ class Sleeping:
         out: Path = settings[4]
         (out / "version").write_text(f"{int(policy.version) + 1}")
         return {}
+
+    def upkeep(self) -> Upkeep:
+        return Upkeep({})
 
 
 def rounds(lasts: Lasts, overlap: str) -> float:
