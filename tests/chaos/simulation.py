@@ -46,6 +46,7 @@ from erpo_ray.types import (
     Verdict,
     decode,
 )
+from erpo_ray.usage import Upkeep
 
 ROOT, BASE = Path("/runs/one"), Path("/base")
 CONFIG = Config(
@@ -209,6 +210,9 @@ class Simulated:
                 self.drawn.append(item.id)
             yield item
         self._counts.wall_s += workers.now
+
+    def upkeep(self) -> Upkeep:
+        return Upkeep({})
 
     def finished(self, request: Request, sample: int) -> Finished:
         text = _text(request, sample, self._skill)
