@@ -16,7 +16,7 @@ from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.terminal import say
-from erpo_ray.train.weights import left, version
+from erpo_ray.train.weights import proof_of, version
 from erpo_ray.types import Candidate, Objective, Policy, Request, Surrogate, Training, Verdict, seed_of
 from erpo_ray.usage import Upkeep
 
@@ -74,7 +74,7 @@ class PooledBackend(ABC):
             renderer = Renderer(policy.path)
             self._tokens = renderer.render(canary.PROMPT), renderer.encode_completion(canary.COMPLETION)
         tokens = self._tokens
-        proof = left(policy, *tokens)
+        proof = proof_of(policy, *tokens)
         computed = (lambda: proof.logprobs) if proof else self._crew.trainer_logprobs(policy, *tokens)
         self._crew.serve(policy)
         engines, trainer = self._crew.served(*tokens), computed()

@@ -52,7 +52,7 @@ def leave(proof: Proof, policy_dir: Path) -> None:
     (policy_dir / PROOF).write_bytes(encode(proof))
 
 
-def left(policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Proof | None:
+def proof_of(policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Proof | None:
     """The proof that the policy's trainer left of these tokens; None where it left none, or of other weights or tokens,
     which is how a directory looks that was copied and changed."""
     path = policy.path / PROOF

@@ -29,7 +29,7 @@ from erpo_ray.local import InProcessBackend
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir.lines import artefact
 from erpo_ray.train import canary as trainer_canary
-from erpo_ray.train.weights import leave, left
+from erpo_ray.train.weights import leave, proof_of
 from erpo_ray.types import (
     Advantage,
     Candidate,
@@ -291,7 +291,7 @@ def test_new_weights_are_proved_by_what_their_trainer_left(
     shutil.copytree(smol, out)
     trainer_canary.sign(out, *tokens)
     same = backend.policy(out)
-    proof = left(same, *tokens)
+    proof = proof_of(same, *tokens)
     assert proof
     monkeypatch.setattr(backend._workers, "trainer_logprobs", None)
     monkeypatch.setattr(backend, "_proved", None)

@@ -26,31 +26,23 @@ from sleepers import Lengths  # noqa: E402
 from timeline import Span  # noqa: E402
 
 
-def test_the_driver_bench_runs_and_lists_its_measures() -> None:
-    ran = subprocess.run(
-        [sys.executable, "bench/driver.py", "--short"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+def short(script: str) -> str:
+    """What the short form of a bench prints."""
+    command, environment = [sys.executable, f"bench/{script}", "--short"], os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    head, *measures = ran.stdout.rpartition("measure ")[2].splitlines()
+    return ran.stdout
+
+
+def test_the_driver_bench_runs_and_lists_its_measures() -> None:
+    head, *measures = short("driver.py").rpartition("measure ")[2].splitlines()
     assert head.split() == ["ratio"]
     assert [line.split()[0] for line in measures] == 2 * ["driver:"] + 2 * ["64"] + 3 * ["candidates"] + ["verdicts"]
     assert all(float(line.split()[-1]) > 0 for line in measures[2:])
 
 
 def test_the_bench_of_overlapping_rounds_runs() -> None:
-    ran = subprocess.run(
-        [sys.executable, "bench/overlap.py", "--short"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
-    sampling, training, plain, _ = map(float, ran.stdout.splitlines()[1].split())
+    sampling, training, plain, _ = map(float, short("overlap.py").splitlines()[1].split())
     # One after the other is no shorter than both.
     assert plain > sampling + training
 
