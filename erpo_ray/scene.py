@@ -220,7 +220,7 @@ class Scene:
         return s.value("evaluation.json", Evaluation, measure)
 
     def _close(self, s: StageDir, make: Callable[[], Outcome]) -> Outcome:
-        """Keep the outcome, seal the stage and tell the world: metrics row, `policy` pointer, one line, the page."""
+        """Keep the outcome, seal the stage and tell the world: metrics row, one line, the page."""
         root = self.run.path
         kept = s.value("outcome.json", Outcome, lambda: _led(make(), lambda path: _from(root, path)))
         outcome = _led(kept, lambda path: root / path)
@@ -232,7 +232,6 @@ class Scene:
         told = {"accepted": outcome.accepted, "staleness": outcome.staleness}
         self.run.append_metric({**row(outcome.measured), **told})
         self.follow()
-        self.run.point_policy(outcome.policy.path)
         if closing:
             self._tend(s.path.name)
             self.show()
