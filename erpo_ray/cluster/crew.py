@@ -83,6 +83,8 @@ class RayCrew:
             except RayActorError as error:
                 say(f"judge worker 0 was lost at rest: {last_line(error)}")
                 self.replace_judge(0)
+            except RayError as error:
+                raise _failed(error) from error
             try:
                 return ray.get(self._judge[0].logprobs.remote(*call), timeout=CALL_DEADLINE_S)
             except RayError as error:

@@ -34,7 +34,7 @@ def verdicts(config: Config, section: AnyJudge, items: Sequence[Item]) -> list[V
     try:
         return _judged(config, section, items, joined.gpu)
     except RayError as error:
-        raise errors.RunFailed(f"a judge worker failed: {last_line(error)}") from error
+        raise errors.RunFailed(f"a judge worker failed: {last_line(error)}; start the same command again") from error
     finally:
         leave(joined)
 
