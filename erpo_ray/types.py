@@ -69,7 +69,8 @@ class Candidate:
     """One sampled completion (trace and answer), with the ids the engine drew and the policy that drew them.
 
     `token_ids` holds the end-of-sequence id when the engine stopped there; the first `given` of them were given to the
-    engine, the others drawn. `finish` is `stop` or `length`. `seconds` is the time from its request to its last token,
+    engine, the others drawn. `finish` is `stop`, `length`, or `error` where the engine gave up: then there are no
+    tokens, and the verdict is a failure with the cause. `seconds` is the time from its request to its last token,
     beside all that the engine ran meanwhile; 0 when nobody measured it.
     """
 

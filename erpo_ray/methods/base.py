@@ -56,7 +56,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a finished stage tells the next one; kept in its `stage.json`.
+    """What a finished stage tells the next one; kept in its `outcome.json`.
 
     `policy` is the one to go on with and `evaluation` its figures; `measured` are those of the policy the stage
     trained, which a rejecting gate leaves behind. `lengths` is the median length in tokens of passing candidates by
@@ -129,9 +129,9 @@ class Prefer(Protocol):
     """A stage of preference training on judged groups.
 
     `traced`: a candidate has to reason in due form to pass. `follow` asks for more behind what was drawn, and is asked
-    again until it wants nothing; `state` is what the method carries to its next stage beside
-    the policy; `over` says that it reached its end, and neither this stage nor one after it is played. All depend on
-    their arguments alone, so that a continued run finds what the first start found.
+    again until it wants nothing; `state` is what the method carries to its next stage beside the policy; `over` says
+    that it reached its end, and neither this stage nor one after it is played. All depend on their arguments alone, so
+    that a continued run finds what the first start found.
     """
 
     @property
