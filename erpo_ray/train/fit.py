@@ -204,7 +204,7 @@ def diverged(name: str, value: float, step: int, steps: int, learning_rate: floa
     found = f"training stopped: {name} is {value} at step {step} of {steps}"
     if step <= 1:
         return f"{found}, before any update; the likely cause is weights of the starting policy that are not finite"
-    return f"{found}; the likely cause is a learning rate too high ({learning_rate:g}); lower fit.learning_rate"
+    return f"{found}; the likely cause is a learning rate too high ({learning_rate:g}); lower learning_rate in the fit of this stage"
 
 
 def run(trainer: TokenExact, work: Path | None, training: Training, report: Report | None) -> dict[str, float]:
