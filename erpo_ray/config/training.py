@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from erpo_ray.config.objective import Objectives
 from erpo_ray.config.section import Section
-from erpo_ray.types import Sampling, Training
+from erpo_ray.objectives import Training
+from erpo_ray.types import Sampling
 
 CompositionName = Literal["lexicographic", "stair", "lagrangian", "gate"]
 ScheduleName = Literal[

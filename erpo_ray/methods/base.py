@@ -7,23 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from erpo_ray.config import Config
+from erpo_ray.objectives import Objective, Surrogate, Training
 from erpo_ray.rules import Category, RuleBook
 from erpo_ray.traces import Trace
-from erpo_ray.types import (
-    Advantage,
-    Evaluation,
-    Example,
-    Failure,
-    Group,
-    LeftOut,
-    Objective,
-    Pair,
-    Policy,
-    Prompt,
-    Request,
-    Surrogate,
-    Training,
-)
+from erpo_ray.types import Advantage, Evaluation, Example, Failure, Group, LeftOut, Pair, Policy, Prompt, Request
 
 
 class Renderer(Protocol):

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer
 
 from erpo_ray.errors import RunFailed
+from erpo_ray.objectives import Objective, Training
 from erpo_ray.train import fit, models, reference
 from erpo_ray.train.forward import Collate, collator, tokens_of
 from erpo_ray.train.losses import LN2, preference
@@ -21,7 +22,7 @@ from erpo_ray.train.packed import Batch
 from erpo_ray.train.reference import Logps
 from erpo_ray.train.rows import Row, Sequences, bearing, fingerprint, pairs, with_skipped
 from erpo_ray.train.weights import version
-from erpo_ray.types import Objective, Training, identity
+from erpo_ray.types import identity
 
 SIDES = ("chosen", "rejected")
 
