@@ -10,7 +10,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from erpo_ray.cluster.canary import Served
-from erpo_ray.cluster.pool import CALL_DEADLINE_S, LOSSES_IN_A_ROW, Item, WorkerLost
+from erpo_ray.cluster.pool import CALL_DEADLINE_S, LOSSES_IN_A_ROW
+from erpo_ray.cluster.protocol import Item, WorkerLost
 from erpo_ray.cluster.start import Joined
 from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker
 from erpo_ray.config import Config

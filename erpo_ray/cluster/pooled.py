@@ -11,7 +11,8 @@ from typing import Protocol
 from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import canary
 from erpo_ray.cluster.job import Job, Progress
-from erpo_ray.cluster.pool import Crew, Item, Pool
+from erpo_ray.cluster.pool import Pool
+from erpo_ray.cluster.protocol import Crew, Item
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines.renderer import Renderer

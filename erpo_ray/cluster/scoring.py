@@ -13,7 +13,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from erpo_ray import errors
 from erpo_ray.cluster.crew import last_line
-from erpo_ray.cluster.pool import Item
+from erpo_ray.cluster.protocol import Item
 from erpo_ray.cluster.start import join, leave
 from erpo_ray.cluster.workers import JudgeWorker
 from erpo_ray.config import Config

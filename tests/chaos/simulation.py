@@ -20,7 +20,8 @@ from fakes import Letters, Rote
 from erpo_ray import rules
 from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import pool
-from erpo_ray.cluster.pool import Item, Pool, WorkerLost
+from erpo_ray.cluster.pool import Pool
+from erpo_ray.cluster.protocol import Item, WorkerLost
 from erpo_ray.config import Config, Data, Imitate, Prefer, Rounds, Source
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
