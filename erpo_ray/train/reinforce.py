@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from erpo_ray.errors import RunFailed
@@ -88,11 +87,8 @@ def reinforce(
             dataset_kwargs={"skip_prepare_dataset": True},
         )
         model = models.load(policy_dir, device=args.device)
-
-        def frozen() -> PreTrainedModel:
-            return models.load(reference_dir, device=args.device)
-
         old = reference.token_logps(lambda: model, start, data, training, kept)
+        frozen = partial(models.load, reference_dir, device=args.device)
         apart = objective.kl and behind != start
         anchor = reference.token_logps(frozen, behind, data, training, kept) if apart else old
         trainer = ReinforceTrainer(
