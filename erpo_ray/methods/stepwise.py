@@ -15,7 +15,7 @@ from erpo_ray.methods.base import History, Task
 from erpo_ray.methods.rounds import Round, by_prompt
 from erpo_ray.pairs import Item
 from erpo_ray.rewards import worths
-from erpo_ray.steps import Drawn, Node, Preference, grow, preferences
+from erpo_ray.steps import Drawn, Ids, Node, Preference, grow, preferences
 from erpo_ray.types import Group, LeftOut, Pair, PairKind, identity
 
 
@@ -35,12 +35,19 @@ class StepRound(Round):
     steps: Steps = field(default_factory=Steps)
 
     def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
-        """Better over worse siblings of each step, behind the ids that both share."""
+        """Better over worse siblings of each step, behind the ids that both share.
+
+        The better one has led to a right outcome at least once: the mildest of wrong ones, such as a refusal of the
+        harmless, is worth more than others and would be learnt.
+        """
         whole = [group for group, _ in by_prompt(groups)]
 
         def rule(group: Group, items: Sequence[Item]) -> list[Pair] | str:
-            found = self.preferences(self.tree(task, group, items))
-            pairs = [_pair(group, each, items) for each in found]
+            found = list(self.preferences(self.tree(task, group, items)))
+            right = [item for item in items if item.kind == "length" or (item.kind == "format" and item.misquotes)]
+            pairs = [_pair(group, each, items) for each in found if _through(each.chosen.prefix, right)]
+            if found and not pairs:
+                return "no step that is worth more than its sibling led to a right outcome"
             return pairs or f"no two siblings differ in value by more than {self.steps.margin:g}"
 
         return pairing.collect(whole, rule, task.config.prefer, prefer_short=False, seed=self.seed(task))
@@ -64,9 +71,7 @@ class StepRound(Round):
 
 def _pair(group: Group, found: Preference, items: Iterable[Item]) -> Pair:
     """Its kind is the first fault among the completions behind the rejected step; `length` where all of them pass."""
-    behind = found.rejected.prefix
-    led = [item for item in items if item.candidate.token_ids[: len(behind)] == behind]
-    faults: list[PairKind] = [item.kind for item in led if item.kind != "length"]
+    faults: list[PairKind] = [item.kind for item in _through(found.rejected.prefix, items) if item.kind != "length"]
     kind = faults[0] if faults else "length"
     chosen, rejected = found.chosen, found.rejected
     return Pair(
@@ -81,3 +86,8 @@ def _pair(group: Group, found: Preference, items: Iterable[Item]) -> Pair:
         reason=f"{rejected.name}: worth {rejected.value:.2f} against {chosen.value:.2f}, visits {chosen.visits}",
         length_weight=float(kind == "length"),
     )
+
+
+def _through(prefix: Ids, items: Iterable[Item]) -> list[Item]:
+    """The completions that begin with these ids."""
+    return [item for item in items if item.candidate.token_ids[: len(prefix)] == prefix]
