@@ -119,6 +119,14 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
             ("run.yaml:2: key `prefer.fit.shard`", "raise cluster.train_workers_min above 1"),
         ),
         (
+            "judge: {relevance_full: 0.1}\n",
+            (
+                "run.yaml:1: key `judge",
+                "judge.relevance_full (0.1) must be above judge.relevance_floor (0.15)",
+                "raise",
+            ),
+        ),
+        (
             "cluster: {train_workers: 4, train_workers_min: 8}\n",
             ("key `cluster.train_workers_min`", "(8) is above cluster.train_workers (4)", "swap them"),
         ),
