@@ -169,4 +169,5 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
     except OSError as error:
         raise EnvironmentFault(f"no dashboard answers at {where}; is its tunnel open?") from error
     except RuntimeError as error:
-        raise EnvironmentFault(f"{where} refuses: {str(error).splitlines()[0]}") from error
+        why = next(iter(str(error).splitlines()), "no reason given")
+        raise EnvironmentFault(f"{where} refuses: {why}") from error
