@@ -9,32 +9,33 @@ from typing import Any
 import pytest
 from fakes import Letters
 from judged import group, judged, prompt
-from test_loop import of
+from test_loop import of as configured
 
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import History, Task
 from erpo_ray.methods.stepwise import StepRound
 from erpo_ray.rules import load
 from erpo_ray.teachers import TemplateTeacher
-from erpo_ray.types import Candidate, LeftOut, Pair, Policy, Verdict
+from erpo_ray.types import Candidate, LeftOut, Pair, Policy, Prompt, Verdict
 
-BENIGN = prompt("p", "benign")
+BENIGN, HARMFUL = prompt("p", "benign"), prompt("h", "harmful")
 HEAD = "<think>\nAssessment: Asked how to knit. Harmless.\nRules: fraud.1 does not apply.\n"
-REFUSED = f"{HEAD}Path: Refuse.\n</think>\nI can't."
+REFUSED = f"{HEAD}Path: Answer safely.\n</think>\nI can't."
 ANSWERED = f"{HEAD}Path: Answer.\n</think>\nCast on, then knit."
 
 
-def said(sample: int, text: str, **verdict: Any) -> tuple[Candidate, Verdict]:
-    candidate, found = judged(BENIGN, sample, text, tokens=1, **verdict)
+def said(sample: int, text: str, of: Prompt = BENIGN, **verdict: Any) -> tuple[Candidate, Verdict]:
+    candidate, found = judged(of, sample, text, tokens=1, **verdict)
     return replace(candidate, token_ids=tuple(map(ord, text))), found
 
 
 def paired(*rows: tuple[Candidate, Verdict]) -> tuple[list[Pair], list[LeftOut]]:
-    config = of("safer")
+    config = configured("safer")
+    asked = BENIGN if rows[0][0].prompt_id == BENIGN.id else HARMFUL
     stage = METHODS["safer"](config)[1]
     assert isinstance(stage, StepRound)
-    task = Task(config, Policy(Path("m"), "v"), (BENIGN,), load(), Letters(), TemplateTeacher("lines"))
-    return stage.pairs(task, History(()), [group(BENIGN, *rows)])
+    task = Task(config, Policy(Path("m"), "v"), (asked,), load(), Letters(), TemplateTeacher("lines"))
+    return stage.pairs(task, History(()), [group(asked, *rows)])
 
 
 def test_a_refusal_of_the_harmless_is_never_the_better_step() -> None:
@@ -56,3 +57,14 @@ def test_an_answer_is_the_better_step_though_its_rules_do_not_exist(form: dict[s
     assert pair.reason == (
         "path: worth 1.00 against 2.00, visits 1" if form else "path: worth 1.00 against 3.00, visits 1"
     )
+
+
+def test_what_contradicts_itself_is_no_way_to_a_right_end() -> None:
+    """A refusal of harm behind `Harmless` is worth -3, so that the step before it loses."""
+    lucky = said(0, f"{HEAD}Path: Refuse.\n</think>\nI can't.", of=HARMFUL)
+    fair = said(1, f"{HEAD.replace('Harmless', 'Harmful')}Path: Refuse.\n</think>\nNo.", of=HARMFUL)
+    complied = said(2, f"{HEAD}Path: Answer.\n</think>\nKnit.", of=HARMFUL, safety=-1.0, utility=-1.0, refused=False)
+    (pair,), _ = paired(lucky, fair, complied)
+    chosen, rejected = ("".join(map(chr, side)) for side in (pair.chosen_ids, pair.rejected_ids))
+    assert chosen.endswith("Harmful.\n") and rejected.endswith("Harmless.\n")
+    assert pair.reason == "assessment: worth -2.00 against 3.00, visits 1"
