@@ -1,9 +1,10 @@
 """What every judge reads of a candidate before it scores: is it whole, what is the answer, is the trace well formed.
 
 A candidate without any `<think>` is read as all answer, so that a model that never reasons can be judged too.
-`well_formed` is about the trace: it parses, its verdict agrees with the answer, it cites rules and they exist. A rule
-of another category is noted (`foreign_rule:ID`) and no fault of form: requests touch several categories, and the label
-is one guess at them.
+`well_formed` is about the trace: it parses, its verdict agrees with the answer and with the intent it names, it cites
+rules and they exist. To refuse what it calls harmless is right by luck; preferred, it teaches to refuse. A rule of
+another category is noted (`foreign_rule:ID`) and no fault of form: requests touch several categories, and the label is
+one guess at them.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.types import Candidate, Failure, Prompt
 
 _MISQUOTES = {"no_rules", "unknown_rule"}
-_DISAGREES = "verdict_disagrees"
-_BROKEN = {UNFINISHED, _DISAGREES, *(cause.partition(":")[0] for cause in traces.CAUSES)}
+_DISAGREES, _CONTRADICTS = "verdict_disagrees", "intent_disagrees"
+_BROKEN = {UNFINISHED, _DISAGREES, _CONTRADICTS, *(cause.partition(":")[0] for cause in traces.CAUSES)}
 
 CAUSES = ("wrong_prompt", "empty_tokens", "bad_token_ids", "bad_finish", "lone_surrogate")
 """Every cause of a Failure from `read`."""
@@ -74,6 +75,7 @@ class Reader:
         if isinstance(trace, Failure):
             return [trace.cause], []
         faults = [] if (trace.verdict == "refuse") == refused else [_DISAGREES]
+        faults += [_CONTRADICTS] if traces.contradicts_itself(trace) else []
         fitting = {*self._book.rule_ids(prompt.category), *self._book.rule_ids(GENERAL)}
         if not prompt.category:
             fitting = self._rules

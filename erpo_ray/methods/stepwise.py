@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from erpo_ray import pairs as pairing
 from erpo_ray import traces
@@ -16,7 +16,7 @@ from erpo_ray.methods.rounds import Round, by_prompt
 from erpo_ray.pairs import Item
 from erpo_ray.rewards import worths
 from erpo_ray.steps import Drawn, Ids, Node, Preference, grow, preferences
-from erpo_ray.types import Failure, Group, LeftOut, Pair, PairKind, identity
+from erpo_ray.types import Group, LeftOut, Pair, PairKind, identity
 
 
 def require_rewards(config: Config) -> None:
@@ -43,7 +43,6 @@ class StepRound(Round):
         whole = [group for group, _ in by_prompt(groups)]
 
         def rule(group: Group, items: Sequence[Item]) -> list[Pair] | str:
-            items = self.consistent(task, items)
             found = list(self.preferences(self.tree(task, group, items)))
             right = [item for item in items if item.kind == "length" or (item.kind == "format" and item.misquotes)]
             pairs = [_pair(group, each, items) for each in found if _through(each.chosen.prefix, right)]
@@ -53,21 +52,6 @@ class StepRound(Round):
 
         return pairing.collect(whole, rule, task.config.prefer, prefer_short=False, seed=self.seed(task))
 
-    def consistent(self, task: Task, items: Sequence[Item]) -> list[Item]:
-        """Those whose trace contradicts itself as broken ones.
-
-        They may come to the right end, but a step that is preferred behind `Harmless` has to answer: taught to refuse
-        there, the policy refuses whatever it calls harmless.
-        """
-
-        def read(item: Item) -> Item:
-            trace = traces.parse(item.candidate.text, task.config.model.dialect)
-            if isinstance(trace, Failure) or not traces.contradicts_itself(trace):
-                return item
-            return replace(item, kind="format" if item.kind == "length" else item.kind, whole=False, misquotes=False)
-
-        return [read(item) for item in items]
-
     def preferences(self, root: Node) -> Iterable[Preference]:
         """Of a prompt's tree: the best over the worst sibling of each step."""
         return preferences(root, self.steps.margin, self.steps.least)
@@ -76,7 +60,7 @@ class StepRound(Round):
         """Of all completions of a prompt that can be compared."""
         prefer, dialect = task.config.prefer, task.config.model.dialect
         if items is None:
-            items = self.consistent(task, pairing.usable(group, prefer, None, self.traced)[0])
+            items, _ = pairing.usable(group, prefer, None, self.traced)
         composition = Composition(prefer.composition, prefer.lagrange_multiplier)
         rewards = worths(group, items, composition, self.steps.length_weight)
         return grow(
