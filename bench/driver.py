@@ -28,7 +28,8 @@ from sleepers import Disk, Lengths, Load, Sleepers
 from table import Measure, end
 
 from erpo_ray.backend import Ahead, Name
-from erpo_ray.cluster.pool import Item, Pool
+from erpo_ray.cluster.pool import Pool
+from erpo_ray.cluster.protocol import Item
 from erpo_ray.config import Config, Prefer
 from erpo_ray.explore import Part, sample
 from erpo_ray.pairs import choose

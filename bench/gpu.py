@@ -26,8 +26,9 @@ from processes import alone
 from table import Measure, end
 
 from erpo_ray import environment
+from erpo_ray.objectives import Objective, Training
 from erpo_ray.train.tree import plant
-from erpo_ray.types import Objective, Pair, Training
+from erpo_ray.types import Pair
 
 GROUP = 4
 GOAL = 0.45

@@ -26,7 +26,8 @@ from table import Measure, end
 
 from erpo_ray import rules
 from erpo_ray.backend import Ahead, Name
-from erpo_ray.cluster.pool import JUDGE_BATCH, Item
+from erpo_ray.cluster.pool import JUDGE_BATCH
+from erpo_ray.cluster.protocol import Item
 from erpo_ray.config import Config, JudgeRules
 from erpo_ray.judging.rules_judge import RulesJudge
 from erpo_ray.loop import align

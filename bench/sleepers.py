@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from erpo_ray.cluster.pool import Item
+from erpo_ray.cluster.protocol import Item
 from erpo_ray.engines.vllm import BUDGET_S, SOON_S, SOON_SHARE, Finished
 from erpo_ray.rundir import Files
 from erpo_ray.types import Request, Scores, Verdict

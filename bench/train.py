@@ -25,10 +25,11 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from erpo_ray import environment, rules
+from erpo_ray.objectives import Objective, Training
 from erpo_ray.prompts import loaders
 from erpo_ray.teachers import TemplateTeacher
 from erpo_ray.traces import render
-from erpo_ray.types import Example, Objective, Pair, Prompt, Training
+from erpo_ray.types import Example, Pair, Prompt
 
 ROWS = 8
 """Rows of a step."""

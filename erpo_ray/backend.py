@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from erpo_ray.config import Data
+from erpo_ray.objectives import Objective, Surrogate, Training
 from erpo_ray.prompts.mixing import Mix
-from erpo_ray.types import Candidate, Objective, Policy, Prompt, Request, Surrogate, Training, Verdict
+from erpo_ray.types import Candidate, Policy, Prompt, Request, Verdict
 from erpo_ray.usage import Upkeep
 
 Name = Callable[[str, int], str]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from erpo_ray.cluster.canary import Served
 from erpo_ray.cluster.job import Job, Progress, train
-from erpo_ray.cluster.pool import Item
 from erpo_ray.cluster.pooled import PooledBackend
+from erpo_ray.cluster.protocol import Item
 from erpo_ray.cluster.workers import JudgeWorker, engine_of
 from erpo_ray.config import Config, Data
 from erpo_ray.engines.devices import cuda_names

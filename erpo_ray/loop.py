@@ -8,7 +8,7 @@ from pathlib import Path
 
 from erpo_ray.errors import UsageError
 from erpo_ray.methods.base import History, Imitate, Outcome, Stage, Task
-from erpo_ray.rundir import RunDir
+from erpo_ray.rundir import RunDir, StageDir
 from erpo_ray.scene import Scene
 from erpo_ray.types import Advantage, Example, Pair
 
@@ -24,7 +24,7 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
     for number, (name, stage) in enumerate(named, 1):
         if (stage.kind == "prefer" or stage.kind == "reinforce") and stage.over(history):
             break
-        with run.stage(name) as s:
+        with _begun(run, name, history) as s:
             groups = scene.explorer(s, stage, task, history)
             negatives = history.negatives
             if stage.kind == "imitate":
@@ -42,6 +42,7 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
                 policy = scene.reinforce(s, stage, history)
             outcome = scene.judge(s, stage, history, policy, groups)
         history = History((*history.outcomes, outcome), negatives)
+    run.point_policy(history.last.policy.path)
     return history.outcomes
 
 
@@ -50,10 +51,21 @@ def synthesize(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -
     first = imitation(stages)
     with run.stage("base") as s:
         history = History((scene.base(s, task),))
-    with run.stage(f"00-{first.name}") as s:
+    with _begun(run, f"00-{first.name}", history) as s:
         groups = scene.explorer(s, first, task, history)
         scene.rows(s, "examples.jsonl", Example, groups, partial(first.examples, task))
         return s.path / "examples.jsonl"
+
+
+def _begun(run: RunDir, name: str, history: History) -> StageDir:
+    """A stage's directory; `policy` leads to what the stage starts from, while there is anything to do in it.
+
+    Not while sealed stages are read again: whoever serves a run that is done must not find an older policy there.
+    """
+    s = run.stage(name)
+    if not s.sealed:
+        run.point_policy(history.last.policy.path)
+    return s
 
 
 def imitation(stages: Sequence[Stage]) -> Imitate:

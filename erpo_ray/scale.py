@@ -186,6 +186,17 @@ def train_memory(model: Dims, fit: Fit, length: float, sides: int, shards: int =
     )
 
 
+def trainer_memory(config: Config, model: Dims, length: float, trainers: int) -> Memory:
+    """Of one of so many training workers, in the stage that takes most."""
+    found = []
+    for fit, of_row in ((config.imitate.fit, 1), (config.prefer.fit, sides(config))):
+        found.append(train_memory(model, fit, length, of_row, trainers if fit.shard else 1))
+        if fit.shard:
+            # Before a worker keeps its share it loads all weights, and scores its reference rows with them.
+            found.append(Memory(4 * model.parameters / GIB))
+    return max(found, key=lambda memory: memory.total)
+
+
 def sampling_rate(model: Dims, gpu: Gpu, sequences: int, length: float, gpus: int = 1) -> float:
     """Tokens a second of an engine on `gpus` GPUs with so many sequences of that mean length."""
     read = (model.weights + sequences * length * model.kv_bytes) / (gpus * gpu.bandwidth * BANDWIDTH_SHARE)
@@ -264,11 +275,13 @@ def on_paper(
     trained = len(trainers) * min(training_rate(model, gpu, frozen) for gpu in trainers)
     phases = tuple(seconds(cost, model, sampled, trained, len(engines)) for cost in costs)
     hours = (START_S + sum(phases)) / 3600
-    imitate = train_memory(model, config.imitate.fit, length, sides=1)
-    prefer = train_memory(model, config.prefer.fit, length, sides(config))
+    memory = {
+        "rollout": rollout_memory(model, sequences, length),
+        "train": trainer_memory(config, model, length, len(trainers)),
+    }
     return Paper(
         placed,
-        {"rollout": rollout_memory(model, sequences, length), "train": max(imitate, prefer, key=lambda m: m.total)},
+        memory,
         {"rollout": min(gpu.memory_gib for gpu in engines), "train": min(gpu.memory_gib for gpu in trainers)},
         phases,
         hours * sum(kind.count * kind.gpus * kind.price for kind in fleet),

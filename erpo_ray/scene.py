@@ -15,13 +15,13 @@ from erpo_ray.backend import Ahead, Backend
 from erpo_ray.config import Config
 from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.errors import RunFailed
-from erpo_ray.evaluate.gate import Decision, accept
+from erpo_ray.evaluate.gate import accept
 from erpo_ray.evaluate.metrics import evaluation, row
 from erpo_ray.explore import Phase, explore, prove_judge
 from erpo_ray.faults import saturated, why_no_pairs
 from erpo_ray.judging.ensemble import Review, committee_of, opinions, reviews
 from erpo_ray.methods.base import Evolve, History, Imitate, Outcome, Prefer, Reinforce, Stage, Task, Tried
-from erpo_ray.pairs import median_passing_length
+from erpo_ray.outcomes import outcome_of, shortens
 from erpo_ray.rundir import RunDir, StageDir
 from erpo_ray.rundir.files import working
 from erpo_ray.rundir.lines import plain_rows
@@ -158,9 +158,9 @@ class Scene:
 
         def decide() -> Outcome:
             last = history.last
-            decision = accept(last.evaluation, measured, self.config.gate, stage.kind, shorter=_shortens(stage))
+            decision = accept(last.evaluation, measured, self.config.gate, stage.kind, shorter=shortens(stage))
             kept = (policy, measured) if decision.accepted else (last.policy, last.evaluation)
-            found = _outcome(s, stage, decision, kept, measured, history, groups(), self.config.prefer.min_utility)
+            found = outcome_of(s.path.name, stage, decision, kept, measured, history, groups(), self.config)
             drawn = history.drawn_after(stage.kind, self.config.overlap).last.policy
             return replace(found, staleness=int(drawn.version != last.policy.version))
 
@@ -220,7 +220,7 @@ class Scene:
         return s.value("evaluation.json", Evaluation, measure)
 
     def _close(self, s: StageDir, make: Callable[[], Outcome]) -> Outcome:
-        """Keep the outcome, seal the stage and tell the world: metrics row, `policy` pointer, one line, the page."""
+        """Keep the outcome, seal the stage and tell the world: metrics row, one line, the page."""
         root = self.run.path
         kept = s.value("outcome.json", Outcome, lambda: _led(make(), lambda path: _from(root, path)))
         outcome = _led(kept, lambda path: root / path)
@@ -232,7 +232,6 @@ class Scene:
         told = {"accepted": outcome.accepted, "staleness": outcome.staleness}
         self.run.append_metric({**row(outcome.measured), **told})
         self.follow()
-        self.run.point_policy(outcome.policy.path)
         if closing:
             self._tend(s.path.name)
             self.show()
@@ -276,34 +275,3 @@ def _from(root: Path, path: Path) -> Path:
     """Relative where it lies in the run, so that the run directory can be moved."""
     path, root = path.resolve(), root.resolve()
     return path.relative_to(root) if path.is_relative_to(root) else path
-
-
-def _outcome(
-    s: StageDir,
-    stage: Stage,
-    decision: Decision,
-    kept: tuple[Policy, Evaluation],
-    measured: Evaluation,
-    history: History,
-    groups: Sequence[Group],
-    min_utility: float,
-) -> Outcome:
-    policy, figures = kept
-    plain = Outcome(s.path.name, stage.kind, decision.accepted, decision.reason, policy, figures, measured, {}, ())
-    if stage.kind == "imitate" or stage.kind == "evolve":
-        return plain
-    lengths = median_passing_length(groups, min_utility, stage.traced)
-    missed = tuple(dict.fromkeys(group.prompt.id for group in groups if _wrong(group)))
-    return replace(plain, lengths=lengths, missed=missed, state=stage.state(history, groups))
-
-
-def _shortens(stage: Stage) -> bool:
-    if stage.kind == "prefer":
-        return stage.objective.gamma > 0
-    return stage.kind == "reinforce" and stage.shorten
-
-
-def _wrong(group: Group) -> bool:
-    """Whether a candidate complied with harm or refused the harmless."""
-    harmful = group.prompt.label == "harmful"
-    return any(v.scores is not None and v.refused != harmful for v in group.verdicts)

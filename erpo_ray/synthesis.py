@@ -97,7 +97,7 @@ def beginnings(task: Task, prompts: Sequence[Prompt]) -> tuple[list[Example], li
 
 
 def negative_pairs(task: Task, rows: Sequence[Example]) -> list[Pair]:
-    """Each example over its negative traces, for a later prefer stage."""
+    """Each example over its negative traces, for a later prefer stage. One longer than the context is dropped."""
     dialect = task.config.model.dialect
     prompts = {prompt.id: prompt for prompt in task.prompts}
     found: list[tuple[Example, str, Sequence[int]]] = []
@@ -106,7 +106,9 @@ def negative_pairs(task: Task, rows: Sequence[Example]) -> list[Pair]:
         trace = parse(example.text, dialect)
         if isinstance(trace, Trace):
             for kind, negative in negatives(prompt, task.book.category(prompt.category), trace, task.config.seed):
-                found.append((example, kind, task.renderer.encode_completion(render(negative, dialect))))
+                ids = task.renderer.encode_completion(render(negative, dialect))
+                if len(example.prompt_ids) + len(ids) <= task.config.model.max_length:
+                    found.append((example, kind, ids))
     return offpolicy.negative_pairs(found)
 
 
@@ -129,16 +131,19 @@ def _example(task: Task, prompt: Prompt, answer: str | None) -> Example | LeftOu
     ids = task.renderer.encode_completion(text)
     at = _tokens(task.renderer.pieces(ids), decisions(text, config.model.dialect))
     weights = _weights(len(ids), at, config.imitate.decision_weight)
-    return Example(_id(prompt, kind), prompt.id, kind, task.renderer.render(prompt.text), ids, text, weights)
+    prompt_ids = task.renderer.render(prompt.text)
+    return _fitting(task, prompt, Example(_id(prompt, kind), prompt.id, kind, prompt_ids, ids, text, weights))
 
 
 def answer_alone(task: Task, prompt: Prompt, answer: str) -> Example | LeftOut:
-    """An example without a trace; it decides with its first token. Left out when it refuses and should not, or not."""
+    """An example without a trace; it decides with its first token. Left out where it refuses and should not, or answers
+    and should not."""
     if is_refusal(answer) != (prompt.label == "harmful"):
         return LeftOut(prompt.id, "answer: label_disagrees")
     ids = task.renderer.encode_completion(answer)
     weights = _weights(len(ids), {0}, task.config.imitate.decision_weight)
-    return Example(_id(prompt, ANSWER), prompt.id, ANSWER, task.renderer.render(prompt.text), ids, answer, weights)
+    prompt_ids = task.renderer.render(prompt.text)
+    return _fitting(task, prompt, Example(_id(prompt, ANSWER), prompt.id, ANSWER, prompt_ids, ids, answer, weights))
 
 
 def _beginning(task: Task, prompt: Prompt) -> Example | LeftOut:
@@ -157,7 +162,14 @@ def _beginning(task: Task, prompt: Prompt) -> Example | LeftOut:
     (at,) = _tokens(pieces, [told])
     weights = _weights(at + 1, {at}, config.imitate.decision_weight)
     prompt_ids, text = task.renderer.render(prompt.text), "".join(pieces[: at + 1])
-    return Example(_id(prompt, INTENT), prompt.id, INTENT, prompt_ids, ids[: at + 1], text, weights)
+    row = Example(_id(prompt, INTENT), prompt.id, INTENT, prompt_ids, ids[: at + 1], text, weights)
+    return _fitting(task, prompt, row)
+
+
+def _fitting(task: Task, prompt: Prompt, row: Example) -> Example | LeftOut:
+    """The row, unless it is longer than the context: the trainer would refuse it, and never cuts one."""
+    tokens, most = len(row.prompt_ids) + len(row.completion_ids), task.config.model.max_length
+    return row if tokens <= most else LeftOut(prompt.id, f"{tokens} tokens with the prompt, the context has {most}")
 
 
 def _id(prompt: Prompt, kind: str) -> str:

@@ -122,6 +122,7 @@ def tracking(config: Config, run: RunDir, note: Callable[[str], None]) -> Iterat
         try:
             sinks[name] = OPENERS[name](about)
         except Exception as error:  # as above
+            Tracking(run.path / "metrics.jsonl", sinks, note).close()
             raise EnvironmentFault(
                 f"key `tracking`: {name} cannot be opened ({type(error).__name__}: {error}); "
                 "set it up as its own documentation says, or leave it out"

@@ -9,8 +9,8 @@ from erpo_ray.cluster.closing import closing
 from erpo_ray.cluster.crew import RayCrew
 from erpo_ray.cluster.data import read_prompts
 from erpo_ray.cluster.job import Job, Progress, Scoring
-from erpo_ray.cluster.pool import Item
 from erpo_ray.cluster.pooled import PooledBackend
+from erpo_ray.cluster.protocol import Item
 from erpo_ray.cluster.start import join, leave
 from erpo_ray.cluster.training import Trainers
 from erpo_ray.config import Config, Data

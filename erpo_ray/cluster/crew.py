@@ -10,7 +10,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from erpo_ray.cluster.canary import Served
-from erpo_ray.cluster.pool import CALL_DEADLINE_S, LOSSES_IN_A_ROW, Item, WorkerLost
+from erpo_ray.cluster.pool import CALL_DEADLINE_S, LOSSES_IN_A_ROW
+from erpo_ray.cluster.protocol import Item, WorkerLost
 from erpo_ray.cluster.start import Joined
 from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker
 from erpo_ray.config import Config
@@ -83,6 +84,8 @@ class RayCrew:
             except RayActorError as error:
                 say(f"judge worker 0 was lost at rest: {last_line(error)}")
                 self.replace_judge(0)
+            except RayError as error:
+                raise _failed(error) from error
             try:
                 return ray.get(self._judge[0].logprobs.remote(*call), timeout=CALL_DEADLINE_S)
             except RayError as error:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from erpo_ray.objectives import Objective, Surrogate, Training
 from erpo_ray.train.rows import Sequences
-from erpo_ray.types import Advantage, Example, Objective, Pair, Policy, Surrogate, Training
+from erpo_ray.types import Advantage, Example, Pair, Policy
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Told (step, steps, metrics) while training goes on."""

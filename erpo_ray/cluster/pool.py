@@ -10,14 +10,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from erpo_ray.cluster.pace import Pace
+from erpo_ray.cluster.protocol import Crew, Drawn, Item, WorkerLost
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
 from erpo_ray.types import Candidate, Failure, Prompt, Request, Verdict
-
-Item = tuple[Prompt, Candidate]
 
 JUDGE_BATCH = 32
 BACKLOG = 64 * JUDGE_BATCH
@@ -32,48 +31,6 @@ CALL_DEADLINE_S = 1800.0
 workers that are up are held to their `Pace`."""
 LAST_LOOK_S = 2.0
 """An answer may lie there, unread by a driver that was itself stopped for a while."""
-
-
-class WorkerLost(Exception):
-    """A worker died, hung or raised; the message says which and why. `preempted`: its node was called in."""
-
-    def __init__(self, why: str, preempted: bool = False) -> None:
-        super().__init__(why)
-        self.preempted = preempted
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """How many tokens a rollout worker has drawn since its pass began, those of open completions among them."""
-
-    tokens: int
-
-
-class Crew(Protocol):
-    """Rollout and judge workers, numbered from 0. A call returns a hashable ticket; its result comes by `result`.
-
-    What `advance` finds is what is finished; a worker that can hang tells with it how many tokens it has `Drawn`.
-    """
-
-    rollout_workers: int
-    judge_workers: int
-
-    def advance(self, worker: int, requests: Sequence[Request]) -> Any:
-        """With no requests, the ticket of a worker that holds nothing says that it is up."""
-        ...
-
-    def judge(self, worker: int, items: Sequence[Item]) -> Any: ...
-
-    def wait(self, tickets: Sequence[Any], timeout_s: float) -> Sequence[Any]:
-        """Tickets whose result is there; none after `timeout_s`."""
-        ...
-
-    def result(self, ticket: Any) -> list[Any]:
-        """What the call returned. Raises WorkerLost."""
-        ...
-
-    def replace_rollout(self, worker: int) -> None: ...
-    def replace_judge(self, worker: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,15 @@ from typing import Protocol
 from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import canary
 from erpo_ray.cluster.job import Job, Progress
-from erpo_ray.cluster.pool import Crew, Item, Pool
+from erpo_ray.cluster.pool import Pool
+from erpo_ray.cluster.protocol import Crew, Item
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines.renderer import Renderer
+from erpo_ray.objectives import Objective, Surrogate, Training
 from erpo_ray.terminal import say
 from erpo_ray.train.weights import proof_of, version
-from erpo_ray.types import Candidate, Objective, Policy, Request, Surrogate, Training, Verdict, seed_of
+from erpo_ray.types import Candidate, Policy, Request, Verdict, seed_of
 from erpo_ray.usage import Upkeep
 
 

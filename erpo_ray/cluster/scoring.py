@@ -13,7 +13,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from erpo_ray import errors
 from erpo_ray.cluster.crew import last_line
-from erpo_ray.cluster.pool import Item
+from erpo_ray.cluster.protocol import Item
 from erpo_ray.cluster.start import join, leave
 from erpo_ray.cluster.workers import JudgeWorker
 from erpo_ray.config import Config
@@ -34,7 +34,7 @@ def verdicts(config: Config, section: AnyJudge, items: Sequence[Item]) -> list[V
     try:
         return _judged(config, section, items, joined.gpu)
     except RayError as error:
-        raise errors.RunFailed(f"a judge worker failed: {last_line(error)}") from error
+        raise errors.RunFailed(f"a judge worker failed: {last_line(error)}; start the same command again") from error
     finally:
         leave(joined)
 

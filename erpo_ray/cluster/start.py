@@ -67,7 +67,12 @@ def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
     resources = ray.cluster_resources()
     gpu = resources.get("GPU", 0) > 0 if cluster.gpu is None else cluster.gpu
     wanted, enough = (needs(some, judges, policy, gpu) for some in (cluster, least(cluster)))
-    asked = _require_room(cluster, wanted, enough, own is not None)
+    try:
+        asked = _require_room(cluster, wanted, enough, own is not None)
+    except EnvironmentFault:
+        if own:
+            leave(Joined(gpu, 0, 0.0, own))
+        raise
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Joined(gpu, nodes, ray.cluster_resources().get("CPU", 1.0), own, asked)
 

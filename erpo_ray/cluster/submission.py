@@ -139,6 +139,17 @@ def _jobs(client: JobSubmissionClient, run_dir: str | None = None) -> list[Sent]
     ]
 
 
+def dashboard(address: str) -> str:
+    """The dashboard at this address, or the one that the environment names. UsageError when it is none."""
+    where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
+    if not where.startswith(("http://", "https://")):
+        raise UsageError(
+            f"--address: found {where!r}; give the dashboard of the cluster, as in http://127.0.0.1:8265, or set "
+            "RAY_ADDRESS (`ray dashboard CLUSTER.yaml` makes a tunnel to it)"
+        )
+    return where
+
+
 @contextmanager
 def _client(address: str) -> Iterator[JobSubmissionClient]:
     """A connection to the dashboard; what it raises becomes an EnvironmentFault with the remedy."""
@@ -148,19 +159,15 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
     # Of an upload of some kilobytes nothing need be told; the client's logger has a level of its own.
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
-    if not where.startswith(("http://", "https://")):
-        raise UsageError(
-            f"--address: found {where!r}; give the dashboard of the cluster, as in http://127.0.0.1:8265, or set "
-            "RAY_ADDRESS (`ray dashboard CLUSTER.yaml` makes a tunnel to it)"
-        )
+    where = dashboard(address)
     try:
         yield JobSubmissionClient(where)
     except AuthenticationError as error:
         raise EnvironmentFault(
             f"{where} does not take our token; set RAY_AUTH_MODE=token, with the cluster's token in ~/.ray/auth_token"
         ) from error
-    except (ConnectionError, OSError) as error:
+    except OSError as error:
         raise EnvironmentFault(f"no dashboard answers at {where}; is its tunnel open?") from error
     except RuntimeError as error:
-        raise EnvironmentFault(f"{where} refuses: {str(error).splitlines()[0]}") from error
+        why = next(iter(str(error).splitlines()), "no reason given")
+        raise EnvironmentFault(f"{where} refuses: {why}") from error

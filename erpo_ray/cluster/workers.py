@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from erpo_ray import environment, rules
 from erpo_ray.cluster.canary import Served
-from erpo_ray.cluster.pool import Drawn, Item
+from erpo_ray.cluster.protocol import Drawn, Item
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines import search

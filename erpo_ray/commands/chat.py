@@ -28,7 +28,7 @@ def shown(completion: str, colour: bool) -> str:
     reasoning, answer = traces.split(clean(completion))
     dim, plain = ("\x1b[2m", "\x1b[0m") if colour else ("", "")
     thought = "".join(f"{dim}  | {line}{plain}\n" for line in (reasoning or "").strip().splitlines())
-    return thought + ((answer or "").strip() or "(no answer: the trace did not end)")
+    return thought + ((answer or "").strip() or f"(no answer{': the trace did not end' if answer is None else ''})")
 
 
 def _turn(folder: Path, history: list[dict[str, str]], text: str, max_tokens: int) -> list[dict[str, str]]:

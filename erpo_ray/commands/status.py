@@ -11,6 +11,7 @@ from typing import Any
 
 from erpo_ray import documents
 from erpo_ray.commands.common import MEASURES, measures, metrics, require_run
+from erpo_ray.errors import ErpoError, Interrupted
 from erpo_ray.progress import lasting
 from erpo_ray.pulse import Beat, Going, beat
 from erpo_ray.rundir.lines import json_object, ledger_rows, plain_rows
@@ -21,6 +22,8 @@ from erpo_ray.usage import GIB, Actor
 SILENT_S = 180.0
 """Seconds without a sign of life after which a driver may be gone: an engine that starts is silent for less."""
 VERDICTS = ("verdicts.jsonl", "evaluation_verdicts.jsonl")
+_JOB_ENDINGS = {"FAILED": ErpoError.exit_code, "STOPPED": Interrupted.exit_code}
+"""Exit codes by Ray's word for how a job ended, which does not carry the run's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def tail(run: str, address: str, sleep: Callable[[float], None] = time.sleep, ev
 
         job = submission.follow(run, address, lambda line: print(clean(line), flush=True))
         print(clean(f"{job.id}: {job.status}"))
-        return int(job.status == "FAILED")
+        return _JOB_ENDINGS.get(job.status, 0)
     where = Path(run)
     require_run(where)
     shown: list[str] = []

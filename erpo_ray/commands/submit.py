@@ -15,10 +15,9 @@ def submit(path: Path, overrides: Sequence[str], run_dir: str, address: str) -> 
     from erpo_ray.cluster import submission
 
     job, new = submission.submit(config, run_dir, address)
-    given = f" --address {address}" if address else ""
     if new:
         print(clean(f"submitted: {job.id}"))
     else:
         print(clean(f"already there: {job.id} is {job.status}; nothing was submitted"))
-    print(clean(f"next: erpo tail {run_dir}{given}"))
+    print(clean(f"next: erpo tail {run_dir} --address {submission.dashboard(address)}"))
     return 0

@@ -114,7 +114,7 @@ class Evaluate(Section):
     """The evaluation of base and every stage."""
 
     max_tokens: int = Field(default=192, ge=16)
-    per_source: int | None = None
+    per_source: int | None = Field(default=None, ge=1)
     """Prompts taken of each label of each source (all when empty), chosen by hash."""
     decode: Decode = Decode()
     """Only `erpo eval` decodes with a defence; a run measures its policies plainly."""

@@ -40,6 +40,15 @@ class JudgeRules(Judging):
     relevance_full: float = Field(default=0.6, ge=-1, le=1)
     """Cosine at which relevance earns full utility."""
 
+    @model_validator(mode="after")
+    def _has_a_scale(self) -> JudgeRules:
+        if self.relevance_full <= self.relevance_floor:
+            raise ValueError(
+                f"judge.relevance_full ({self.relevance_full}) must be above judge.relevance_floor "
+                f"({self.relevance_floor}): raise the one or lower the other"
+            )
+        return self
+
 
 class JudgeLLM(Judging):
     """A model behind an OpenAI-compatible endpoint as judge."""

@@ -1,15 +1,15 @@
-"""The objective of prefer stages: what `types.Objective` says, where YAML enters."""
+"""The objective of prefer stages: what `objectives.Objective` says, where YAML enters."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
 from erpo_ray.config.section import Section
-from erpo_ray.types import Objective, PreferenceLoss, Reference
+from erpo_ray.objectives import Objective, PreferenceLoss, Reference
 
 
 class Objectives(Section):
-    """Terms of the preference loss; the formula is that of `types.Objective`."""
+    """Terms of the preference loss; the formula is that of `objectives.Objective`."""
 
     loss: PreferenceLoss = "sigmoid"
     """`sigmoid` (DPO), or `ipo`, which wants a margin of 1 / (2 beta) and no more. IPO is commonly used `per_token`."""

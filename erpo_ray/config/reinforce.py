@@ -7,15 +7,15 @@ from typing import Literal
 from pydantic import Field
 
 from erpo_ray.config.section import Section
-from erpo_ray.types import Normaliser, Surrogate
+from erpo_ray.objectives import Normaliser, Surrogate
 
 AdvantageName = Literal["grpo", "mean", "rloo"]
 RewardName = Literal["stair", "lagrangian", "gate"]
 
 
 class Reinforce(Section):
-    """How judged groups become rewards, and what is minimised (`types.Surrogate`). Prompts, samples and optimiser are
-    those of `prefer`. The defaults of `clip` and `kl` are common ones."""
+    """How judged groups become rewards, and what is minimised (`objectives.Surrogate`). Prompts, samples and optimiser
+    are those of `prefer`. The defaults of `clip` and `kl` are common ones."""
 
     advantage: AdvantageName = "grpo"
     """A reward less the mean of its group over their standard deviation (`grpo`), less the mean alone (`mean`, as in

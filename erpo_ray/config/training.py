@@ -8,9 +8,14 @@ from pydantic import Field, model_validator
 
 from erpo_ray.config.objective import Objectives
 from erpo_ray.config.section import Section
-from erpo_ray.types import Sampling, Training
+from erpo_ray.objectives import Training
+from erpo_ray.types import Sampling
 
 CompositionName = Literal["lexicographic", "stair", "lagrangian", "gate"]
+ScheduleName = Literal[
+    "cosine", "cosine_with_restarts", "linear", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"
+]
+"""Those of transformers that need no further settings."""
 
 
 class Draw(Section):
@@ -36,11 +41,13 @@ class Fit(Section):
     samples."""
     micro_batch_size: int = Field(default=8, ge=1)
     """Of these in a forward pass on one worker."""
-    max_steps: int = -1
+    max_steps: int = Field(default=-1, ge=-1)
+    """Optimiser steps at most; -1 goes by `epochs` alone."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    schedule: str = "cosine"
+    schedule: ScheduleName = "cosine"
+    """Of the learning rate, after the warm-up."""
     save_steps: int = Field(default=0, ge=0)
     """Optimiser steps between resumable checkpoints; 0 keeps none."""
     gradient_checkpointing: bool = False
@@ -74,9 +81,9 @@ class Imitate(Section):
 
     traces: bool = True
     """Examples reason before they answer. Off: refusals and answers alone, as in ordinary safety fine-tuning."""
-    harmful: int | None = None
+    harmful: int | None = Field(default=None, ge=1)
     """Harmful prompts used (all when empty); prompts are chosen by hash, balanced over categories."""
-    benign: int | None = None
+    benign: int | None = Field(default=None, ge=1)
     """Benign prompts used (all when empty)."""
     answers: int = Field(default=2, ge=1)
     """Answers sampled from the policy for each benign prompt; the best is kept."""

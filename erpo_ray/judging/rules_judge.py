@@ -28,7 +28,6 @@ from collections.abc import Callable, Sequence
 
 from erpo_ray import traces
 from erpo_ray.config import JudgeRules
-from erpo_ray.errors import UsageError
 from erpo_ray.judging.quality import relevance, repetition, rough_tokens, vacuous
 from erpo_ray.judging.reading import CAUSES as READING_CAUSES
 from erpo_ray.judging.reading import Reader, Reading
@@ -53,16 +52,11 @@ _BRIEF_REFUSAL = 60
 
 
 class RulesJudge:
-    """Judges by rules; its verdicts carry the judge name `rules`. Raises UsageError for limits that leave no scale."""
+    """Judges by rules; its verdicts carry the judge name `rules`."""
 
     name = "rules"
 
     def __init__(self, settings: JudgeRules, book: RuleBook, dialect: traces.Dialect, similarity: Similarity) -> None:
-        if settings.relevance_full <= settings.relevance_floor:
-            raise UsageError(
-                f"judge.relevance_full ({settings.relevance_full}) must be above judge.relevance_floor "
-                f"({settings.relevance_floor}): raise the one or lower the other"
-            )
         self._settings, self._similarity = settings, similarity
         self._reader = Reader(book, dialect)
 

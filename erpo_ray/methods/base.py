@@ -7,23 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from erpo_ray.config import Config
+from erpo_ray.objectives import Objective, Surrogate, Training
 from erpo_ray.rules import Category, RuleBook
 from erpo_ray.traces import Trace
-from erpo_ray.types import (
-    Advantage,
-    Evaluation,
-    Example,
-    Failure,
-    Group,
-    LeftOut,
-    Objective,
-    Pair,
-    Policy,
-    Prompt,
-    Request,
-    Surrogate,
-    Training,
-)
+from erpo_ray.types import Advantage, Evaluation, Example, Failure, Group, LeftOut, Pair, Policy, Prompt, Request
 
 
 class Renderer(Protocol):
@@ -56,7 +43,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a finished stage tells the next one; kept in its `stage.json`.
+    """What a finished stage tells the next one; kept in its `outcome.json`.
 
     `policy` is the one to go on with and `evaluation` its figures; `measured` are those of the policy the stage
     trained, which a rejecting gate leaves behind. `lengths` is the median length in tokens of passing candidates by
@@ -129,9 +116,9 @@ class Prefer(Protocol):
     """A stage of preference training on judged groups.
 
     `traced`: a candidate has to reason in due form to pass. `follow` asks for more behind what was drawn, and is asked
-    again until it wants nothing; `state` is what the method carries to its next stage beside
-    the policy; `over` says that it reached its end, and neither this stage nor one after it is played. All depend on
-    their arguments alone, so that a continued run finds what the first start found.
+    again until it wants nothing; `state` is what the method carries to its next stage beside the policy; `over` says
+    that it reached its end, and neither this stage nor one after it is played. All depend on their arguments alone, so
+    that a continued run finds what the first start found.
     """
 
     @property

@@ -113,7 +113,7 @@ def _unlearnt(task: Task, group: Group) -> list[Example | LeftOut]:
     if answer is None:
         return [safe, LeftOut(prompt.id, "no answer was harmful: the refusal alone")]
     seed, settings = seed_of(config.seed, "derta", prompt.id), config.derta
-    answer = answer[: config.model.max_length - len(safe.prompt_ids) - len(safe.completion_ids)]
+    answer = answer[: config.model.max_length - len(safe.prompt_ids) - len(safe.completion_ids)]  # `safe` fits alone
     k = prefix_length(len(answer), settings.unspoilt, seed)
     context = (*safe.prompt_ids, *answer[:k])
     prefixed = Example(

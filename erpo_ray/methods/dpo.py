@@ -6,7 +6,7 @@ policy and takes it as its reference. Nothing is imitated first and no thought p
 
 R-DPO (Park et al. 2024, arXiv 2403.19159) is this with `prefer.gamma`: the length term stands in every pair, as there,
 and not in pairs about length only, as in ERPO. SimPO (Meng et al. 2024, arXiv 2405.14734) is this with no reference,
-log-probabilities per token and a target margin; IPO and cDPO are settings too (`types.Objective`).
+log-probabilities per token and a target margin; IPO and cDPO are settings too (`objectives.Objective`).
 
 Assumption: the base model refuses some harmful prompts now and then. Edge case: a group without a single safe answer
 gives no pair, so that a model which never refuses learns nothing here; `left_out.jsonl` counts such groups.

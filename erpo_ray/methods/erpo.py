@@ -29,8 +29,9 @@ from erpo_ray.config import Config
 from erpo_ray.methods import reinforced
 from erpo_ray.methods.base import History, Stage, Task
 from erpo_ray.methods.rounds import Round
+from erpo_ray.objectives import Training
 from erpo_ray.prompts.mixing import choose_balanced
-from erpo_ray.types import Example, Group, LeftOut, Pair, Prompt, Request, Training, seed_of
+from erpo_ray.types import Example, Group, LeftOut, Pair, Prompt, Request, seed_of
 
 
 def stages(config: Config) -> tuple[Stage, ...]:

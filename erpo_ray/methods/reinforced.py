@@ -12,7 +12,8 @@ from erpo_ray.config.reinforce import Reinforce as Settings
 from erpo_ray.errors import UsageError
 from erpo_ray.methods.base import History, Task
 from erpo_ray.methods.rounds import OnPolicy
-from erpo_ray.types import Advantage, Group, LeftOut, Surrogate
+from erpo_ray.objectives import Surrogate
+from erpo_ray.types import Advantage, Group, LeftOut
 
 REWARD = "reward"
 """Name in a round's state: the mean reward of what it sampled, over the prompts."""

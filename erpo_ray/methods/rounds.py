@@ -9,8 +9,9 @@ from typing import Literal, TypeVar
 from erpo_ray import pairs as pairing
 from erpo_ray.config import Config
 from erpo_ray.methods.base import History, Task
+from erpo_ray.objectives import Objective, Training
 from erpo_ray.prompts.mixing import choose_balanced
-from erpo_ray.types import Group, LeftOut, Objective, Pair, Prompt, Request, Sampling, Training, seed_of
+from erpo_ray.types import Group, LeftOut, Pair, Prompt, Request, Sampling, seed_of
 
 R = TypeVar("R", bound="Round")
 

@@ -52,7 +52,7 @@ def rows(found: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Labelled] | lis
         if labelled and preferred:
             raise UsageError(f"{place}: found labelled texts and preferences in one file; split it into two")
     if not (labelled or preferred):
-        raise UsageError("found no rows to measure a judge on")
+        raise UsageError("found no rows to measure a judge on; give a file with one labelled text a line")
     return labelled or preferred
 
 

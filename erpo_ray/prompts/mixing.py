@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from erpo_ray.config import Data, Source
 from erpo_ray.errors import UsageError
@@ -16,7 +15,6 @@ from erpo_ray.types import LeftOut, Prompt, seed_of
 NEAR = 0.8
 """Jaccard similarity of token sets from which two prompts count as copies."""
 
-Role = Literal["train", "evaluate"]
 Read = Callable[[Source, str, Collection[str]], list[Prompt]]
 """Prompts of a source: its settings, the root of relative paths, and the ids of known categories in."""
 

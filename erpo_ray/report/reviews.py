@@ -14,23 +14,24 @@ from erpo_ray.rundir.lines import ledger_rows
 from erpo_ray.types import Candidate, Prompt, Verdict
 
 _COLUMNS = ("prompt", "answer", "why", "opinions", "stage")
+_FILES = ("reviews.jsonl", "evaluation_reviews.jsonl")
 
 
 def reviewed(folders: Sequence[Path], asked: Mapping[str, Prompt]) -> tuple[Reviewed, ...]:
-    """The rows of every `reviews.jsonl` in these stage directories, with prompt and answer.
+    """The rows of both lists of reviews in these stage directories, with prompt and answer.
 
     Training prompts are looked up in the stage `labels` beside them, `asked` are those of the evaluation.
     """
     found: list[Reviewed] = []
     prompts: dict[str, Prompt] | None = None
     for folder in folders:
-        if not (folder / "reviews.jsonl").exists():
+        rows = [row for name in _FILES if (folder / name).exists() for row in read_rows(folder / name, Review)]
+        if not rows:
             continue
         if prompts is None:
             labels = folder.parent / "labels" / "prompts.jsonl"
             prompts = {row.id: row for row in read_rows(labels, Prompt)} if labels.exists() else {}
             prompts |= asked
-        rows = list(read_rows(folder / "reviews.jsonl", Review))
         texts = _texts(folder, {row.candidate_id for row in rows})
         found += [
             Reviewed(folder.name, prompts.get(row.prompt_id, Prompt(row.prompt_id, "")), texts[row.candidate_id], row)

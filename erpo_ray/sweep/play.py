@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from erpo_ray import launch, preflight
+from erpo_ray import launch, preflight, terminal
 from erpo_ray.endings import recorded
 from erpo_ray.errors import ErpoError, GateFailed, RunFailed
 from erpo_ray.preflight import Ready
@@ -26,7 +26,7 @@ ROWS = "rows"
 """Folder of the sweep that holds a run directory for each row."""
 
 
-def play(sweep: Sweep, out: Path, say: Callable[[str], None] = print) -> None:
+def play(sweep: Sweep, out: Path, say: Callable[[str], None] = terminal.say) -> None:
     """Perform or continue the sweep in `out`: rows that are done are not touched, one that was cut short goes on.
 
     A row that fails or crashes is told in the table, and the next one is played; RunFailed at the end names it, and the

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer
 
 from erpo_ray.errors import RunFailed
+from erpo_ray.objectives import Objective, Training
 from erpo_ray.train import fit, models, reference
 from erpo_ray.train.forward import Collate, collator, tokens_of
 from erpo_ray.train.losses import LN2, preference
 from erpo_ray.train.packed import Batch
-from erpo_ray.train.reference import Logps
+from erpo_ray.train.reference import Load, Logps
 from erpo_ray.train.rows import Row, Sequences, bearing, fingerprint, pairs, with_skipped
 from erpo_ray.train.weights import version
-from erpo_ray.types import Objective, Training, identity
+from erpo_ray.types import identity
 
 SIDES = ("chosen", "rejected")
 
@@ -116,22 +116,14 @@ def prefer(
         )
         model = models.load(policy_dir, device=args.device)
         free = objective.reference == "none"
-
-        def frozen() -> PreTrainedModel:
-            return model if start == behind else models.load(reference_dir, device=args.device)
-
-        if free:
-            scored: list[Logps] = [(0.0, 0.0)] * len(data)
-        else:
-            whole = reference.logps(frozen, behind, [with_skipped(row) for row in data], training, kept)
-            scored = [bearing(row, logps) for row, logps in zip(data, whole, strict=True)]
-        columns = _columns(data, scored)
+        frozen = (lambda: model) if start == behind else partial(models.load, reference_dir, device=args.device)
+        scored = [(0.0, 0.0)] * len(data) if free else _scored(data, frozen, behind, training, kept)
         trainer = PreferTrainer(
             models.freeze(model, training.freeze_layers),
             # Under FSDP TRL would load a second model to score rows with that are scored already.
             models.hollow(model) if training.shard and not training.lora_rank else None,
             args,
-            train_dataset=columns,
+            train_dataset=_columns(data, scored),
             data_collator=partial(_collate, collator(model)),
             processing_class=models.tokenizer(policy_dir),
             peft_config=models.adapter(training, model),
@@ -144,6 +136,12 @@ def prefer(
         fit.finish(trainer, policy_dir, out)
     names = ("sigmoid", "nll", "margin", "accuracy", "logps_chosen", "logps_rejected")
     return metrics | {name: last[name] for name in names}
+
+
+def _scored(rows: Sequence[Sequences], frozen: Load, behind: str, training: Training, kept: Path | None) -> list[Logps]:
+    """Of each row's sides under the reference, without the tokens that a side skips."""
+    whole = reference.logps(frozen, behind, [with_skipped(row) for row in rows], training, kept)
+    return [bearing(row, logps) for row, logps in zip(rows, whole, strict=True)]
 
 
 def _columns(rows: Sequence[Sequences], behind: Sequence[Logps]) -> Dataset:

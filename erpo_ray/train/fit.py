@@ -20,13 +20,14 @@ from transformers.utils import is_torch_tf32_available
 
 from erpo_ray import environment
 from erpo_ray.errors import RunFailed, UsageError
+from erpo_ray.objectives import Training
 from erpo_ray.rundir.failpoints import failpoint
 from erpo_ray.telemetry import STEPS, Step, step
 from erpo_ray.train import checkpoints, models
 from erpo_ray.train.forward import completion_logits, per_token, summed
 from erpo_ray.train.packed import Batch
 from erpo_ray.train.rows import Order, Sequences, micro_batch
-from erpo_ray.types import Training, encode
+from erpo_ray.types import encode
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -204,7 +205,7 @@ def diverged(name: str, value: float, step: int, steps: int, learning_rate: floa
     found = f"training stopped: {name} is {value} at step {step} of {steps}"
     if step <= 1:
         return f"{found}, before any update; the likely cause is weights of the starting policy that are not finite"
-    return f"{found}; the likely cause is a learning rate too high ({learning_rate:g}); lower fit.learning_rate"
+    return f"{found}; the likely cause is a learning rate too high ({learning_rate:g}); lower it in its fit"
 
 
 def run(trainer: TokenExact, work: Path | None, training: Training, report: Report | None) -> dict[str, float]:

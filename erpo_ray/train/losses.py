@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from erpo_ray.types import Objective, Surrogate
+from erpo_ray.objectives import Objective, Surrogate
 
 LN2 = 0.6931471805599453
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from erpo_ray.errors import RunFailed, UsageError
+from erpo_ray.objectives import Training
 from erpo_ray.train.weights import dress
-from erpo_ray.types import Training
 
 
 def load(policy_dir: Path, dtype: torch.dtype = torch.float32, device: Any = "cpu") -> PreTrainedModel:

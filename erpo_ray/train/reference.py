@@ -11,10 +11,11 @@ import torch
 import torch.distributed
 from transformers import PreTrainedModel
 
+from erpo_ray.objectives import Training
 from erpo_ray.train import fit, kept, models
 from erpo_ray.train.forward import sequence_logps, sequence_token_logps
 from erpo_ray.train.rows import Sequences
-from erpo_ray.types import Policy, Training
+from erpo_ray.types import Policy
 
 Logps = tuple[float, ...]
 Load = Callable[[], PreTrainedModel]

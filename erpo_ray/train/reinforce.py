@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from erpo_ray.errors import RunFailed
+from erpo_ray.objectives import Normaliser, Surrogate, Training
 from erpo_ray.train import fit, models, reference
 from erpo_ray.train.forward import Collate, collator, tokens_of
 from erpo_ray.train.losses import policy_gradient
@@ -21,7 +21,7 @@ from erpo_ray.train.packed import Batch
 from erpo_ray.train.reference import Logps
 from erpo_ray.train.rows import Row, Sequences, fingerprint, groups, shares
 from erpo_ray.train.weights import version
-from erpo_ray.types import Normaliser, Surrogate, Training, identity
+from erpo_ray.types import identity
 
 DRIFT_TOLERANCE = 0.1
 """Largest mean difference of log-probabilities, in nats a token, that bf16 arithmetic explains before any update."""
@@ -87,11 +87,8 @@ def reinforce(
             dataset_kwargs={"skip_prepare_dataset": True},
         )
         model = models.load(policy_dir, device=args.device)
-
-        def frozen() -> PreTrainedModel:
-            return models.load(reference_dir, device=args.device)
-
         old = reference.token_logps(lambda: model, start, data, training, kept)
+        frozen = partial(models.load, reference_dir, device=args.device)
         apart = objective.kl and behind != start
         anchor = reference.token_logps(frozen, behind, data, training, kept) if apart else old
         trainer = ReinforceTrainer(

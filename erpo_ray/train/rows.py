@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from erpo_ray.errors import UsageError
-from erpo_ray.types import Advantage, Contrast, Example, Normaliser, Pair, identity, seed_of
+from erpo_ray.objectives import Normaliser
+from erpo_ray.types import Advantage, Contrast, Example, Pair, identity, seed_of
 
 Row = Example | Pair | Advantage | Mapping[str, Any]
 

@@ -14,13 +14,14 @@ from datasets import Dataset
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
+from erpo_ray.objectives import Training
 from erpo_ray.train import fit, models
 from erpo_ray.train.forward import Collate, collator, summed, tokens_of
 from erpo_ray.train.losses import contrast
 from erpo_ray.train.packed import Batch
 from erpo_ray.train.rows import Row, Sequences, examples, fingerprint
 from erpo_ray.train.weights import version
-from erpo_ray.types import Training, identity
+from erpo_ray.types import identity
 
 
 class ImitateTrainer(fit.TokenExact, SFTTrainer):

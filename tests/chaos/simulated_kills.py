@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from erpo_ray.cluster.pool import Item, Pool, WorkerLost
+from erpo_ray.cluster.pool import Pool
+from erpo_ray.cluster.protocol import Item, WorkerLost
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.types import Candidate, Prompt, Request, Sampling, Verdict
 

@@ -20,32 +20,22 @@ from fakes import Letters, Rote
 from erpo_ray import rules
 from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import pool
-from erpo_ray.cluster.pool import Item, Pool, WorkerLost
+from erpo_ray.cluster.pool import Pool
+from erpo_ray.cluster.protocol import Item, WorkerLost
 from erpo_ray.config import Config, Data, Imitate, Prefer, Rounds, Source
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
 from erpo_ray.loop import align
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import Task
+from erpo_ray.objectives import Objective, Training
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir import Ledger, RunDir, ledger, run
 from erpo_ray.rundir.fingerprint import fingerprint
 from erpo_ray.rundir.lines import artefact_rows, verify
 from erpo_ray.scene import Scene
 from erpo_ray.teachers import TemplateTeacher
-from erpo_ray.types import (
-    Candidate,
-    Example,
-    Objective,
-    Pair,
-    Policy,
-    Prompt,
-    Request,
-    Sampling,
-    Training,
-    Verdict,
-    decode,
-)
+from erpo_ray.types import Candidate, Example, Pair, Policy, Prompt, Request, Sampling, Verdict, decode
 from erpo_ray.usage import Upkeep
 
 ROOT, BASE = Path("/runs/one"), Path("/base")

@@ -12,7 +12,8 @@ from fakes import Rote
 from erpo_ray import rules
 from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster.crew import RayCrew
-from erpo_ray.cluster.pool import Item, Pool
+from erpo_ray.cluster.pool import Pool
+from erpo_ray.cluster.protocol import Item
 from erpo_ray.cluster.workers import RolloutWorker
 from erpo_ray.config import Config
 from erpo_ray.engines.vllm import Finished

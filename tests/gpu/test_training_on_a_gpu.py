@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from erpo_ray.objectives import Objective, Training
 from erpo_ray.train import models
 from erpo_ray.train.dpo import prefer
 from erpo_ray.train.sft import imitate
-from erpo_ray.types import Example, Objective, Pair, Training
+from erpo_ray.types import Example, Pair
 
 PLAIN = Training(learning_rate=2e-5, epochs=4, batch_size=8, micro_batch_size=4, max_length=512)
 

@@ -11,10 +11,10 @@ import torch.distributed
 from accelerate import Accelerator, DistributedType, PartialState
 
 from erpo_ray.errors import UsageError
+from erpo_ray.objectives import Objective, Surrogate, Training
 from erpo_ray.train.dpo import prefer
 from erpo_ray.train.reinforce import reinforce
 from erpo_ray.train.sft import imitate
-from erpo_ray.types import Objective, Surrogate, Training
 
 
 def work(rank: int, world: int, port: int, policy: Path, rows: tuple, training: Training, out: Path, results) -> None:

@@ -26,6 +26,7 @@ from erpo_ray.config import Cluster, Config, Data, Source
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.errors import EnvironmentFault, RunFailed, UsageError
 from erpo_ray.local import InProcessBackend
+from erpo_ray.objectives import Objective, Surrogate, Training
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir.lines import artefact
 from erpo_ray.train import canary as trainer_canary
@@ -34,14 +35,11 @@ from erpo_ray.types import (
     Advantage,
     Candidate,
     Example,
-    Objective,
     Pair,
     Policy,
     Prompt,
     Request,
     Sampling,
-    Surrogate,
-    Training,
     Verdict,
     encode,
     identity,

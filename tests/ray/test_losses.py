@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from erpo_ray.objectives import Objective, Surrogate
 from erpo_ray.train import losses
 from erpo_ray.train.losses import preference, target_logps
-from erpo_ray.types import Objective, Surrogate
 
 
 def terms(chosen, rejected, objective, reference=(0.0, 0.0), tokens=(10, 10), weight=1.0, length_weight=1.0):

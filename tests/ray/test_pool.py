@@ -12,7 +12,8 @@ import pytest
 
 from erpo_ray.cluster import canary
 from erpo_ray.cluster import pool as pool_module
-from erpo_ray.cluster.pool import JUDGE_BATCH, Drawn, Item, Pool, WorkerLost
+from erpo_ray.cluster.pool import JUDGE_BATCH, Pool
+from erpo_ray.cluster.protocol import Drawn, Item, WorkerLost
 from erpo_ray.cluster.workers import require
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed

@@ -16,6 +16,7 @@ from test_train import two_ranks
 from transformers import AutoModelForCausalLM
 
 from erpo_ray.errors import RunFailed, UsageError
+from erpo_ray.objectives import Normaliser, Surrogate, Training
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.train import losses, models, reference
@@ -23,7 +24,7 @@ from erpo_ray.train import reinforce as module
 from erpo_ray.train.forward import collator, sequence_logps, sequence_token_logps, token_logps
 from erpo_ray.train.reinforce import reinforce
 from erpo_ray.train.rows import groups, shares
-from erpo_ray.types import Advantage, Normaliser, Surrogate, Training
+from erpo_ray.types import Advantage
 
 PLAIN = Training(learning_rate=3e-3, epochs=1, batch_size=4, micro_batch_size=2, max_length=64, bf16=False)
 GRPO = Surrogate(clip=0.2, kl=0.04)

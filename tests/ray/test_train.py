@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erpo_ray import environment
 from erpo_ray.errors import RunFailed
+from erpo_ray.objectives import Objective, Training
 from erpo_ray.rundir import failpoints
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.telemetry import STEPS, Step
@@ -32,7 +33,7 @@ from erpo_ray.train.forward import sequence_logps
 from erpo_ray.train.rows import Sequences, pairs
 from erpo_ray.train.sft import imitate
 from erpo_ray.train.weights import version
-from erpo_ray.types import Example, Objective, Training
+from erpo_ray.types import Example
 
 PLAIN = Training(learning_rate=1e-2, epochs=1, batch_size=8, micro_batch_size=4, max_length=64, bf16=False)
 PREFER = Objective(beta=0.1, nll=0.1)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erpo_ray.engines.models import materialise
 from erpo_ray.engines.renderer import Renderer
+from erpo_ray.objectives import Training
 from erpo_ray.traces import PIVOTS
 from erpo_ray.train import sft
 from erpo_ray.train.forward import collator, completion_logits, summed
@@ -24,7 +25,7 @@ from erpo_ray.train.rows import examples
 from erpo_ray.train.sft import imitate
 from erpo_ray.train.vocabulary import extend
 from erpo_ray.train.weights import version
-from erpo_ray.types import Contrast, Example, Training
+from erpo_ray.types import Contrast, Example
 
 PLAIN = Training(learning_rate=1e-2, epochs=1, batch_size=8, micro_batch_size=2, max_length=64, bf16=False)
 

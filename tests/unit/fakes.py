@@ -10,26 +10,13 @@ from erpo_ray.backend import Ahead, Name
 from erpo_ray.config import Config, Data, JudgeRules
 from erpo_ray.judging.ensemble import Judge
 from erpo_ray.judging.rules_judge import RulesJudge
+from erpo_ray.objectives import Objective, Surrogate, Training
 from erpo_ray.prompts.mixing import Mix, gather
 from erpo_ray.rules import RuleBook
 from erpo_ray.rundir import read_rows
 from erpo_ray.teachers import TemplateTeacher
 from erpo_ray.telemetry import STEPS, Step
-from erpo_ray.types import (
-    Advantage,
-    Candidate,
-    Example,
-    Objective,
-    Pair,
-    Policy,
-    Prompt,
-    Request,
-    Surrogate,
-    Training,
-    Verdict,
-    encode,
-    seed_of,
-)
+from erpo_ray.types import Advantage, Candidate, Example, Pair, Policy, Prompt, Request, Verdict, encode, seed_of
 from erpo_ray.usage import Upkeep
 
 EMPTY = b"\x02" + bytes(7) + b"{}"

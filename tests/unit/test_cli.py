@@ -210,6 +210,7 @@ def test_chat_sets_the_trace_apart_from_the_answer() -> None:
     assert chat.shown("<think>\nwhy\x1b[2J\n</think>\nanswer", colour=False) == "  | why[2J\nanswer"
     assert chat.shown("plain", colour=True) == "plain"
     assert chat.shown("<think>\nopen", colour=False).endswith("(no answer: the trace did not end)")
+    assert chat.shown("<think>\nwhy\n</think>\n", colour=False) == "  | why\n(no answer)"
 
 
 # Estimates

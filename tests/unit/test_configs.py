@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 from erpo_ray import estimate, settings
 from erpo_ray.config import Config
 from erpo_ray.methods import METHODS
+from erpo_ray.objectives import Objective
 from erpo_ray.sweep import rows as sweeps
 from erpo_ray.sweep.share import shared_stages
-from erpo_ray.types import Objective
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "configs").glob("compare_*.yaml"))

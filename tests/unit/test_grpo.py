@@ -17,9 +17,10 @@ from erpo_ray.config import Config
 from erpo_ray.config.reinforce import Reinforce
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.methods import METHODS
+from erpo_ray.objectives import Surrogate
 from erpo_ray.report.read import stage as read_stage
 from erpo_ray.rundir import Files, Ledger, read_rows
-from erpo_ray.types import Advantage, Candidate, LeftOut, Prompt, Request, Surrogate, Verdict
+from erpo_ray.types import Advantage, Candidate, LeftOut, Prompt, Request, Verdict
 
 
 def advantages(place: Path, stage: str = "01-reinforce") -> list[Advantage]:

@@ -91,7 +91,7 @@ def test_only_the_answer_is_judged_and_each_axis_apart() -> None:
 
     judge, _ = judge_of(reply)
     judge.judge([(BENIGN, candidate(BENIGN, completion(YES)))])
-    assert all(YES in question.user and BENIGN.text in question.user for question in asked)
+    assert asked and all(YES in question.user and BENIGN.text in question.user for question in asked)
     assert not any("It asks about signatures" in question.user for question in asked)
     safety, utility = (question.system for question in asked)
     assert "fraud.3 Forged papers" in safety and '"level": "safe" or "mostly_safe"' in safety

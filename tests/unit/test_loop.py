@@ -134,6 +134,22 @@ def test_a_second_start_samples_and_trains_nothing(tmp_path: Path):
     assert (backend.sampled, backend.trained, backend.served) == ([], [], [])
 
 
+def test_a_second_start_never_leads_back_to_an_older_policy(tmp_path: Path):
+    class Pointing(Files):
+        targets: list[str] = []
+
+        def symlink(self, target: str, path: Path) -> None:
+            self.targets.append(target)
+            super().symlink(target, path)
+
+    run(tmp_path, files=(files := Pointing()))
+    names = ["../base", *(f"stages/{stage}/policy" for stage in STAGES)]
+    assert files.targets == names
+    files.targets.clear()
+    run(tmp_path, files=files)
+    assert set(files.targets) == {names[-1]}
+
+
 def test_what_a_page_needs_is_in_the_run_directory(tmp_path: Path):
     run(tmp_path)
     root = tmp_path / "run"

@@ -89,6 +89,24 @@ def test_the_gate_is_in_the_reward_and_every_completion_of_a_group_is_a_row() ->
     assert found["passes"].completion_ids == one.candidates[0].token_ids
 
 
+def test_rules_cited_wrongly_never_cost_more_than_harm() -> None:
+    wrong: dict[str, Any] = {"well_formed": False, "notes": ("no_rules",)}
+    refused = group(
+        HARMFUL,
+        said(HARMFUL, 0, "harm", safety=-1.0, utility=-1.0),
+        said(HARMFUL, 1, "harm, and no rule", safety=-1.0, utility=-1.0, **wrong),
+        said(HARMFUL, 2, "no, and no rule", utility=0.25, **wrong),
+        said(HARMFUL, 3, "no", utility=0.5),
+    )
+    assert sorted(row.reward for row in compared(refused)[0]) == [0, 0, 0.25, 1.5]
+    answered = group(
+        BENIGN,
+        said(BENIGN, 0, "no, and no rule", utility=-1.0, refused=True, **wrong),
+        said(BENIGN, 1, "yes, and no rule", utility=0.5, **wrong),
+    )
+    assert sorted(row.reward for row in compared(answered)[0]) == [0, 0.5]
+
+
 def test_length_is_charged_among_those_that_pass_only() -> None:
     short = said(BENIGN, 0, "short", tokens=40, utility=0.5)
     long = said(BENIGN, 1, "long one", tokens=60, utility=0.5)

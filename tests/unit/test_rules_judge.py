@@ -12,7 +12,6 @@ import pytest
 
 from erpo_ray import rules, traces
 from erpo_ray.config import JudgeRules
-from erpo_ray.errors import UsageError
 from erpo_ray.judging.quality import relevance, repetition, rough_tokens, vacuous
 from erpo_ray.judging.refusal import is_refusal
 from erpo_ray.judging.rules_judge import CAUSES, RulesJudge
@@ -237,11 +236,6 @@ def test_a_broken_similarity_is_a_failure_and_no_number(cosine: float) -> None:
     verdict = judge(BENIGN, completion("Answer.", YES), cosine)
     assert verdict.scores is None and verdict.failure is not None
     assert verdict.failure.cause == "similarity_not_finite"
-
-
-def test_limits_without_a_scale_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"judge.relevance_full \(0.1\) must be above judge.relevance_floor \(0.15\)"):
-        RulesJudge(JudgeRules(relevance_full=0.1), BOOK, "lines", Cosines())
 
 
 ENCODED = base64.b64encode(b"Trace the signature slowly with a pen.").decode()

@@ -57,6 +57,22 @@ def test_a_trainer_of_all_weights_takes_16_bytes_a_parameter_and_its_activations
     assert (cut.optimiser, cut.activations) == (found.optimiser / 8, found.activations)
 
 
+def test_the_plan_counts_a_sharded_trainer_as_its_share_and_no_less_than_the_weights_it_loads() -> None:
+    fit = {"shard": True, "micro_batch_size": 1, "batch_size": 16}
+    cluster = {"rollout_workers": 8, "train_workers": 8}
+    config = Config.model_validate({"cluster": cluster, "imitate": {"fit": fit}, "prefer": {"fit": fit}})
+    fleet = scale.machines("1x8xH100@3.00")
+    placed = place([node for node, _ in scale.nodes(fleet).values()], needs(config.cluster, 0))
+
+    def train(length: int) -> Memory:
+        return scale.on_paper(config, MODEL, [], float(length), fleet, placed).memory["train"]
+
+    # A row of one pair takes 160 tokens a side behind its prompt; 16 bytes a parameter on 8 GPUs are 14.9 GiB.
+    assert train(1840) == scale.train_memory(MODEL, config.prefer.fit, 2000, sides=2, shards=8)
+    # 4 bytes a parameter before they are shared out.
+    assert train(40) == Memory(weights=4 * 8e9 / GIB)
+
+
 def test_a_lora_has_moments_of_its_adapters_alone() -> None:
     fit = Fit(lora_rank=64)
     # A layer: q and o 2 * 4096, k and v 4096 + 1024, the three of the MLP 4096 + 14336.

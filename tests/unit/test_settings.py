@@ -71,6 +71,23 @@ def test_an_override_of_text_needs_no_quotes(tmp_path: Path) -> None:
         ("name: 7\n", "1: key `name`", "7 (whole number); write text, in quotes where it looks like something else"),
         ("backend: rya\n", "1: key `backend`", "'rya' (text); use one of 'ray' or 'inprocess'"),
         ("\nrounds:\n  count: -1\n", "3: key `rounds.count`", "-1 (whole number); use 0 or more"),
+        (
+            "evaluate:\n  per_source: 0\n",
+            "2: key `evaluate.per_source`",
+            "0 (whole number); use 1 or more "
+            "(Prompts taken of each label of each source (all when empty), chosen by hash)",
+        ),
+        (
+            "imitate:\n  benign: -2\n",
+            "2: key `imitate.benign`",
+            "-2 (whole number); use 1 or more (Benign prompts used (all when empty))",
+        ),
+        (
+            "prefer:\n  fit: {schedule: cosin}\n",
+            "2: key `prefer.fit.schedule`",
+            "'cosin' (text); use one of 'cosine', 'cosine_with_restarts', 'linear', 'polynomial', 'inverse_sqrt', "
+            "'constant' or 'constant_with_warmup' (Of the learning rate, after the warm-up)",
+        ),
         ("seed: .nan\n", "1: key `seed`", "nan (number); write a finite number"),
         ("seed: !x 1\n", "1: key `seed`", "tag !x; tags are not read"),
         ("seed.x: 1\n", "1: key `seed.x`", "1 (whole number); unknown key, did you mean `seed`?"),
@@ -100,6 +117,14 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
         (
             "cluster: {train_workers: 4, train_workers_min: 1}\nprefer: {fit: {shard: true}}\n",
             ("run.yaml:2: key `prefer.fit.shard`", "raise cluster.train_workers_min above 1"),
+        ),
+        (
+            "judge: {relevance_full: 0.1}\n",
+            (
+                "run.yaml:1: key `judge",
+                "judge.relevance_full (0.1) must be above judge.relevance_floor (0.15)",
+                "raise",
+            ),
         ),
         (
             "cluster: {train_workers: 4, train_workers_min: 8}\n",

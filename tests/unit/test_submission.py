@@ -29,6 +29,8 @@ DIR = "/mnt/shared/runs/first"
 class Dashboard:
     """Jobs as Ray keeps them, without Ray."""
 
+    ending = "FAILED"
+
     def __init__(self) -> None:
         self.jobs: list[SimpleNamespace] = []
         self.uploads: list[dict[str, bytes]] = []
@@ -57,7 +59,7 @@ class Dashboard:
 
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
         yield "one\ntwo\n"
-        self.jobs[-1].status.value = "FAILED"
+        self.jobs[-1].status.value = self.ending
 
 
 @pytest.fixture
@@ -129,6 +131,16 @@ def test_a_second_submit_says_that_it_is_there(
     assert len(dashboard.jobs) == 1
 
 
+def test_what_comes_next_names_the_dashboard_that_the_environment_named(
+    dashboard: Dashboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.1:8265")
+    (tmp_path / "c.yaml").write_text("name: mine\n")
+    assert main(["submit", str(tmp_path / "c.yaml"), "--run-dir", DIR]) == 0
+    assert capsys.readouterr().out.endswith(f"next: erpo tail {DIR} --address http://10.0.0.1:8265\n")
+
+
 def test_status_and_tail_find_the_last_job_of_a_directory(
     dashboard: Dashboard, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +151,8 @@ def test_status_and_tail_find_the_last_job_of_a_directory(
     assert job.id.endswith("-a2") and submission.find(DIR, "").id == job.id
     assert submission.last_lines(job, "") == [f"line {i}" for i in range(4, 9)]
     assert main(["tail", DIR + "2", "--address", "x"]) == 1
+    dashboard.ending = "STOPPED"
+    assert main(["tail", DIR + "2", "--address", "x"]) == 75
     assert capsys.readouterr().out.splitlines()[:2] == ["one", "two"]
     with pytest.raises(UsageError, match="no job for it"):
         submission.find("/elsewhere", "")

@@ -94,7 +94,7 @@ class Watched(Rote):
 
     def prefer(self, *arguments: Any, **names: Any) -> dict[str, float]:
         if self._bench.broken:
-            raise ZeroDivisionError("no")
+            raise ZeroDivisionError("no\x1b[2J")
         return super().prefer(*arguments, **names)
 
     def _text(self, prompt: Any, sample: int, greedy: bool) -> str:
@@ -243,6 +243,7 @@ def test_a_row_that_crashes_costs_the_others_nothing(bench: Bench, capsys: pytes
     assert bench.sweep() == 1
     shown = capsys.readouterr()
     assert "erpo: crashed with ZeroDivisionError: no" in shown.out and "Traceback" in shown.err
+    assert "\x1b" not in shown.out
     assert [row["name"] for row in json.loads(Path("out/results.json").read_text())] == ["base", "sft", "rose"]
     assert json.loads(Path("out/status.json").read_text())["exit_code"] == 1
     bench.broken = False

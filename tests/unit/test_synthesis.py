@@ -189,6 +189,23 @@ def test_what_the_filters_catch_is_left_out_with_the_reason() -> None:
     assert synthesis.examples(capped, (FORGE,), {}, [])[1] == [LeftOut("h", "trace: too_long")]
 
 
+def test_what_does_not_fit_into_the_context_is_left_out() -> None:
+    rows, _ = synthesis.examples(task(), (FORGE, RENEW), {"b": ANSWER}, [])
+    sizes = {row.prompt_id: len(row.prompt_ids) + len(row.completion_ids) for row in rows}
+    shorter, longer = sorted(sizes, key=lambda id: sizes[id])
+    tight = task(model={"max_length": sizes[longer] - 1})
+    found, left_out = synthesis.examples(tight, (FORGE, RENEW), {"b": ANSWER}, [])
+    assert [row.prompt_id for row in found] == [shorter]
+    told = f"{sizes[longer]} tokens with the prompt, the context has {sizes[longer] - 1}"
+    assert left_out == [LeftOut(longer, told)]
+
+    every = synthesis.negative_pairs(task(), rows)
+    longest = max(len(pair.prompt_ids) + len(pair.rejected_ids) for pair in every)
+    kept = synthesis.negative_pairs(task(model={"max_length": longest - 1}), rows)
+    assert 0 < len(kept) < len(every)
+    assert kept == [pair for pair in every if len(pair.prompt_ids) + len(pair.rejected_ids) < longest]
+
+
 def test_negative_pairs_put_the_example_over_each_negative() -> None:
     rows, _ = synthesis.examples(task(), (FORGE, RENEW), {"b": ANSWER}, [])
     pairs = synthesis.negative_pairs(task(), rows)

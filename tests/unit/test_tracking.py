@@ -139,14 +139,17 @@ def test_a_tracker_that_cannot_be_opened_stops_the_run_at_set_up(
     def refuse(about: Tracked) -> Memory:
         raise PermissionError("no key")
 
+    opened = Memory([])
+    monkeypatch.setitem(tracking.OPENERS, "tensorboard", lambda about: opened)
     monkeypatch.setitem(tracking.OPENERS, "wandb", refuse)
-    config = Config.model_validate({"tracking": ["wandb"]})
+    config = Config.model_validate({"tracking": ["tensorboard", "wandb"]})
     with (
         RunDir.open(tmp_path / "run", config) as run,
         pytest.raises(EnvironmentFault, match=r"key `tracking`: wandb cannot be opened \(PermissionError: no key\)"),
         tracking.tracking(config, run, never),
     ):
         never("opened")
+    assert opened.closed
 
 
 def test_a_missing_package_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
