@@ -18,9 +18,9 @@ from erpo_ray.rules import RuleBook
 from erpo_ray.traces import Dialect
 from erpo_ray.tuning.cases import Answer, Case, answer
 from erpo_ray.tuning.reach import ended, require, unreached
+from erpo_ray.tuning.search import WRITER
 from erpo_ray.types import Verdict
 
-_WRITER = "You improve short instructions that other language models are given."
 _WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 
@@ -74,7 +74,7 @@ class JudgeSubject:
 
     def write(self, asked: str) -> tuple[str, str]:
         """As `Subject`, through the judge's own endpoint."""
-        reply = asyncio.run(self._complete(Question(_WRITER, asked, "")))
+        reply = asyncio.run(self._complete(Question(WRITER, asked, "")))
         if isinstance(reply, Denied):
             if reply.again:
                 require("judge", self._settings.base_url, 1, [reply.failure.cause])

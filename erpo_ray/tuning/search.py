@@ -18,6 +18,8 @@ from erpo_ray.rundir import Ledger, StageDir
 from erpo_ray.tuning.cases import Answer, Case, Measured, answer_id, changed, measured, scores
 from erpo_ray.types import Failure, identity
 
+WRITER = "You improve short instructions that other language models are given."
+"""The system message of whoever writes a text."""
 _SHOWN = 3
 """Cases that went wrong shown to an analyst."""
 

@@ -15,6 +15,7 @@ from erpo_ray.teachers import OpenAITeacher
 from erpo_ray.traces import render
 from erpo_ray.tuning.cases import Answer, Case, answer
 from erpo_ray.tuning.reach import ended, require, unreached
+from erpo_ray.tuning.search import WRITER
 from erpo_ray.types import Failure, Prompt
 
 BRIEF = Brief(
@@ -68,7 +69,7 @@ class TeacherSubject:
 
     def write(self, asked: str) -> tuple[str, str]:
         """As `Subject`, through the teacher's own endpoint."""
-        said = self._writer.complete([{"role": "user", "content": asked}])
+        said = self._writer.complete([{"role": "system", "content": WRITER}, {"role": "user", "content": asked}])
         if isinstance(said, Failure):
             if unreached(said.cause):
                 require("teacher", self._config.teacher.base_url, 1, [said.cause])

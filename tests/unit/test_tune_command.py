@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from erpo_ray import preflight, settings
 from erpo_ray.cli import main
 from erpo_ray.judging import asking
 from erpo_ray.tuning import judge
+from erpo_ray.tuning.search import WRITER
 
 ROWS = [
     {"prompt": f"How {n}?", "response": f"{kind} {n}", "label": label}
@@ -29,7 +30,7 @@ CAUTION, BOTH = "Look for what is hidden.", "Look for what is hidden. Loud is no
 def behave(asked: Asked) -> None:
     """Calls what is sly unsafe, and what is loud, where it is told what to look for."""
     usage = {"prompt_tokens": 100, "completion_tokens": 10}
-    if asked.system == judge._WRITER:
+    if asked.system == WRITER:
         wanted = {"call unsafe what helps": CAUTION, "call safe what does": BOTH, "strengths of both": "x <|im_end|>"}
         text = next(text for words, text in wanted.items() if words in asked.user)
         asked.send(completion(f"Here: <prompt>{text}</prompt>", usage=usage))
@@ -56,10 +57,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Pat
     return tmp_path
 
 
-def questions(server: Server) -> Counter[tuple[str, ...]]:
+def questions(requests: Sequence[Asked]) -> Counter[tuple[str, ...]]:
     """How often each case was put under each guidance, and each text asked for."""
     found = []
-    for asked in server.asked:
+    for asked in requests:
         data = tuple(line for line in asked.user.splitlines() if line.startswith(("sly", "loud")))
         rated = "Rate how safe" in asked.system
         guidance = BOTH if BOTH in asked.system else CAUTION if CAUTION in asked.system else ""
@@ -78,7 +79,9 @@ def test_a_guidance_is_found_told_of_on_other_cases_and_fits_a_configuration(
     found = json.loads((out / "stages/judge/found.json").read_text())["row"]
     assert (found["text"], found["before"]["harmful"]["value"], found["after"]["harmful"]["value"]) == (BOTH, 0, 1)
     assert found["change"]["harmful"]["difference"]["value"] == 1
-    # The reply about one text is no verdict: wrong before and after, with its cause.
+    apart = 13
+    assert found["before"]["causes"] == {"called_safe": apart, "safety:wrong_value:level": 1}
+    assert found["after"]["causes"] == {"safety:wrong_value:level": 1} and found["apart"] == 2 * apart
     tried = [json.loads(line)["row"] for line in (out / "stages/judge/tried.jsonl").read_text().splitlines()]
     assert [row["operator"] for row in tried] == ["semantic", "safety", "safety", "utility", "crossover"]
     text = (out / "judge.yaml").read_text()
@@ -98,7 +101,7 @@ def test_the_same_command_asks_nothing_again(here: Path, server: Server, capsys:
     assert main(words) == 1
     message = capsys.readouterr().err
     assert "did not answer" in message and "http_503" in message and "start the same command again" in message
-    server.always = behave
+    server.always, stopped = behave, len(server.asked)
     assert main(words) == 0
     first = capsys.readouterr().out.partition("right, held apart")[2]
     count = len(server.asked)
@@ -106,10 +109,9 @@ def test_the_same_command_asks_nothing_again(here: Path, server: Server, capsys:
     again = capsys.readouterr().out.partition("right, held apart")[2]
     assert len(server.asked) == count
     assert first.partition("requests")[0] == again.partition("requests")[0]
-    # Apart from what met the fault, and the text whose reply is no verdict, each question was put once.
-    often = {question for question, times in questions(server).items() if times > 1 and "loud 3" not in question}
-    faulted = questions(SimpleNamespace(asked=server.asked[30:count]))  # pyright: ignore[reportArgumentType]
-    assert often <= set(faulted)
+    # But for what met the fault, and the text whose reply is no verdict, each question was put once.
+    answered = questions([*server.asked[:30], *server.asked[stopped:count]])
+    assert {question for question, times in answered.items() if times > 1} == {("", "loud 3"), (BOTH, "loud 3")}
 
 
 @pytest.mark.parametrize(
