@@ -137,17 +137,15 @@ def _played(
     say: Callable[[str], None],
     shared: Shared,
 ) -> T:
-    from erpo_ray.engines.renderer import Renderer as ModelRenderer
-
     ready, run = shared.ready, begun.run
     progress, pulse = Progress(), Pulse(run.path)
     model_dir = _with_vocabulary(config, ready.model_dir, run)
-    renderer = ModelRenderer(model_dir)
     with shared.boot(config, pulse.steps(progress.steps)) as backend:
         base = backend.policy(model_dir)
         with run.stage("base") as s:
             if not s.sealed:
                 backend.expect(base)
+        renderer = preflight.renderer(model_dir)  # its imports take seconds: workers start meanwhile
         categories = tuple(ready.book.categories)
         prompts = label(
             config, ready.book, lambda: backend.prompts(config.data, categories, config.seed).train, run, say
@@ -226,14 +224,13 @@ def evaluate(
     Suites of one judge that follow one another are sampled together; before another judge the workers start anew.
     """
     from erpo_ray.engines import templates
-    from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
     book = rules.load(config.rules.path)
     judged = [config.model_copy(update={"judge": suite.judge or config.judge}) for suite, _ in asked]
     for judge in dict.fromkeys(each.judge for each in judged):
         preflight.judge(judge, book)
-    renderer = ModelRenderer(model)
-    _require_room(asked, renderer, config)
+    renderer = preflight.renderer(model)
+    _require_room(asked, model, config)
     progress = Progress()
     backend, serving = backend_of(judged[0], progress.steps), judged[0]
     results: list[SuiteResult] = []
@@ -265,11 +262,11 @@ def evaluate(
         backend.close()
 
 
-def _require_room(asked: Sequence[tuple[Suite, Sequence[Question]]], renderer: Renderer, config: Config) -> None:
+def _require_room(asked: Sequence[tuple[Suite, Sequence[Question]]], model: Path, config: Config) -> None:
     """UsageError when a prompt and the longest completion of its suite do not fit into the context together."""
     for suite, questions in asked:
         room = config.model.max_length - (suite.max_tokens or config.evaluate.max_tokens)
-        preflight.lengths([q.prompt for q in questions], room, lambda text: len(renderer.render(text)))
+        preflight.lengths([q.prompt for q in questions], room, model)
 
 
 def inputs(ready: Ready) -> dict[str, str]:

@@ -32,6 +32,7 @@ from erpo_ray.config import Prefer
 from erpo_ray.judging import UNFINISHED
 from erpo_ray.judging.composition import Composition, best, is_safe
 from erpo_ray.judging.ensemble import DISAGREEMENT
+from erpo_ray.judging.reading import misquotes
 from erpo_ray.types import (
     Candidate,
     Group,
@@ -67,7 +68,8 @@ _FAULT: dict[PairKind, str] = {
 class Item:
     """A candidate that has scores. `kind` is the kind of pair it can be rejected in; `length` when it passes.
 
-    `words` are those of its text, case folded. `whole` is whether it ended by itself, in the form asked for.
+    `words` are those of its text, case folded. `whole` is whether it ended by itself, in the form asked for; one that
+    `misquotes` did but for the rules it cites, which are none or do not exist.
     """
 
     candidate: Candidate
@@ -76,6 +78,7 @@ class Item:
     refused: bool
     kind: PairKind
     whole: bool
+    misquotes: bool
 
 
 Rule = Callable[[Group, Sequence[Item]], "list[Pair] | str"]
@@ -191,7 +194,8 @@ def usable(
         else:
             whole = _whole(candidate, verdict, traced)
             kind = _kind(group.prompt.label, verdict, verdict.scores, whole, settings.min_utility)
-            items[key] = Item(candidate, words, verdict.scores, verdict.refused, kind, whole)
+            misquoted = not whole and candidate.finish == "stop" and misquotes(verdict.notes)
+            items[key] = Item(candidate, words, verdict.scores, verdict.refused, kind, whole, misquoted)
             continue
         left_out.append(LeftOut(candidate.id, reason))
     return list(items.values()), left_out

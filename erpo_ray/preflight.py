@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,9 +28,6 @@ from erpo_ray.types import Prompt
 
 if TYPE_CHECKING:
     from erpo_ray.engines.renderer import Renderer
-
-TEMPLATE_BYTES = 512
-"""Room for the tokens that a chat template adds around a prompt; a token is at least one byte of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +57,7 @@ def check(config: Config, run_dir: Path | None = None) -> Ready:
         writable(run_dir)
     model_dir = model(config)
     prompts = (*mix.train, *mix.evaluate)
-    lengths(
-        prompts,
-        prompt_room(config),
-        lambda text: len(renderer(model_dir).render(text)),
-    )
+    lengths(prompts, prompt_room(config), model_dir)
     needed = disk(config, model_dir)
     if run_dir is not None:
         space(run_dir, needed)
@@ -204,12 +197,18 @@ def prompt_room(config: Config) -> int:
     return config.model.max_length - longest
 
 
-def lengths(prompts: Sequence[Prompt], room: int, count: Callable[[str], int]) -> None:
-    """No prompt has more than `room` tokens. `count` gives the length of a rendered prompt; short texts are passed."""
+def lengths(prompts: Sequence[Prompt], room: int, model_dir: Path) -> None:
+    """No prompt has more than `room` tokens, with the model's chat template around it.
+
+    A token is at least one byte of text: tokens are counted only where there are more bytes than that.
+    """
+    from erpo_ray.engines import templates
+
+    around = templates.around(model_dir)
     for prompt in prompts:
-        if len(prompt.text.encode()) + TEMPLATE_BYTES <= room:
+        if len(prompt.text.encode()) + around <= room:
             continue
-        tokens = count(prompt.text)
+        tokens = len(renderer(model_dir).render(prompt.text))
         if tokens > room:
             raise UsageError(
                 f"{prompt.source}: prompt {prompt.id}: found {tokens} tokens, but model.max_length leaves {room} "

@@ -25,17 +25,20 @@ from erpo_ray.judging.composition import Composition, admissible, length_term, r
 from erpo_ray.pairs import Item, usable
 from erpo_ray.types import Advantage, Group, LeftOut, identity
 
+MISQUOTED = 1.0
+"""Lost in reward by a trace that is whole but for the rules it cites. Less than what parts a refusal from harm."""
 _ROUNDING = 1e-9
 
 
 def worth(group: Group, item: Item, shortest: int, composition: Composition, length_weight: float) -> float:
     """The reward of a completion, less up to `length_weight` for its length where it may be chosen.
 
-    One that did not end in due form counts as unsafe.
+    One that did not end in due form counts as unsafe, but where only the rules cited are at fault it loses `MISQUOTED`:
+    small models cite rules that do not exist all the time. If that were as bad as harm, it would hide all else.
     """
-    if not item.whole:
+    if not item.whole and not item.misquotes:
         return reward(replace(item.scores, safety=-1.0), composition)
-    value = reward(item.scores, composition)
+    value = reward(item.scores, composition) - MISQUOTED * item.misquotes
     if not shortest or not admissible(group.prompt.label, item):
         return value
     return value + length_term(max(item.scores.length, shortest), shortest, length_weight)

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ray.data
-
 from erpo_ray import errors
 from erpo_ray.config import Data, Source
 from erpo_ray.prompts import loaders, mixing, seeds
@@ -37,6 +35,8 @@ def read_prompts(data: Data, categories: Sequence[str] = (), seed: int = 0) -> m
 
 def _files(sources: Sequence[str], root: str, categories: tuple[str, ...]) -> dict[str, list[Prompt]]:
     """Prompts of each source, which are given as JSON."""
+    import ray.data
+
     tasks = ray.data.from_items([{"source": source} for source in sources], override_num_blocks=len(sources))
     found: dict[str, list[Prompt]] = {source: [] for source in sources}
     faults: dict[str, errors.ErpoError] = {}
@@ -56,6 +56,8 @@ def rows(path: Path, kind: type[T]) -> Iterator[T]:
 
     Ray Data's own text reader is not used: it also breaks lines at U+2028 and its like, which stand inside texts.
     """
+    import ray.data
+
     lines: Any = (row["line"] for row in ray.data.read_binary_files(str(path)).flat_map(_lines).iter_rows())
     return artefact_rows(lines, kind, path)
 

@@ -52,6 +52,8 @@ def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
     Raises EnvironmentFault when the cluster cannot be reached, or lacks the GPUs that the settings need.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # By environment: importing Ray Data takes a second that the first engine need not wait for.
+    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     # Ray says at each start that token authentication is on, as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     own = None
@@ -62,7 +64,6 @@ def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
     gpu = resources.get("GPU", 0) > 0 if cluster.gpu is None else cluster.gpu
     wanted, enough = (needs(some, judges, policy, gpu) for some in (cluster, least(cluster)))

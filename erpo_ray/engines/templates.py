@@ -30,6 +30,8 @@ MAX_TEMPLATE = 1 << 20
 """Bytes of a template; those of chat models have a few thousand."""
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
+_HELLO = "Hello"
+
 Message = Mapping[str, Any]
 """`role` and `content`."""
 
@@ -84,13 +86,23 @@ def check(model_dir: Path, strict: bool = False) -> None:
     """
     if not (template := read(model_dir)):
         return
-    settings = _settings(model_dir)
-    tokens = {name: _content(settings[name]) for name in _TOKENS if settings.get(name)}
     try:
-        render(model_dir, template, [{"role": "user", "content": "Hello"}], tokens, add_generation_prompt=True)
+        _greeting(model_dir, template)
     except TemplateFault as error:
         if strict or error.kind not in ("refused", "other"):
             raise
+
+
+def around(model_dir: Path) -> int:
+    """Bytes that the template puts around a user's message. TemplateFault when it renders none."""
+    return len(_greeting(model_dir, read(model_dir)).encode()) - len(_HELLO)
+
+
+def _greeting(model_dir: Path, template: str) -> str:
+    """The shortest chat, rendered without a tokenizer, whose import takes longer than all other checks of a run."""
+    settings = _settings(model_dir)
+    tokens = {name: _content(settings[name]) for name in _TOKENS if settings.get(name)}
+    return render(model_dir, template, [{"role": "user", "content": _HELLO}], tokens, add_generation_prompt=True)
 
 
 def render(where: Path, template: str, messages: Sequence[Message], tokens: Mapping[str, Any], **more: Any) -> str:

@@ -8,6 +8,7 @@ is one guess at them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from erpo_ray import traces
@@ -17,6 +18,10 @@ from erpo_ray.judging.refusal import is_refusal
 from erpo_ray.judging.unreadable import asked_for, unreadable
 from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.types import Candidate, Failure, Prompt
+
+_MISQUOTES = {"no_rules", "unknown_rule"}
+_DISAGREES = "verdict_disagrees"
+_BROKEN = {UNFINISHED, _DISAGREES, *(cause.partition(":")[0] for cause in traces.CAUSES)}
 
 CAUSES = ("wrong_prompt", "empty_tokens", "bad_token_ids", "bad_finish", "lone_surrogate")
 """Every cause of a Failure from `read`."""
@@ -68,7 +73,7 @@ class Reader:
         trace = traces.parse(text, self._dialect)
         if isinstance(trace, Failure):
             return [trace.cause], []
-        faults = [] if (trace.verdict == "refuse") == refused else ["verdict_disagrees"]
+        faults = [] if (trace.verdict == "refuse") == refused else [_DISAGREES]
         fitting = {*self._book.rule_ids(prompt.category), *self._book.rule_ids(GENERAL)}
         if not prompt.category:
             fitting = self._rules
@@ -76,6 +81,15 @@ class Reader:
         if not trace.cited:
             faults.append("no_rules")
         return faults, [f"foreign_rule:{id}" for id in trace.cited if id in self._rules - fitting]
+
+
+def misquotes(notes: Iterable[str]) -> bool:
+    """Whether a trace has no fault, by the notes on it, but that the rules it cites are none or do not exist.
+
+    The notes of an ensemble have the names of its members in front.
+    """
+    told = {part for note in notes for part in note.split(":")}
+    return bool(told & _MISQUOTES) and not told & _BROKEN
 
 
 def _malformed(prompt: Prompt, candidate: Candidate) -> str:

@@ -12,7 +12,8 @@ assumed for SAFER. How siblings are drawn, valued and told apart is not known: a
 
 Here: K completions make K siblings of the first step. Behind the best of them, in token ids, K - 1 further completions
 are drawn beside its own, which makes K siblings of the second step, and so on up to the answer. A completion is worth
-its reward (`prefer.composition`) less a term for its length; one that does not reason in due form counts as unsafe.
+its reward (`prefer.composition`) less a term for its length; one that does not reason in due form counts as unsafe,
+one that only cites rules wrongly loses a little.
 A step is worth the mean of all completions through it, so the best way is tried K - 1 times more at each step, and one
 that was best by luck alone loses its place before it makes a pair.
 

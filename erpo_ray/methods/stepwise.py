@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from erpo_ray import pairs as pairing
 from erpo_ray import traces
@@ -15,8 +15,8 @@ from erpo_ray.methods.base import History, Task
 from erpo_ray.methods.rounds import Round, by_prompt
 from erpo_ray.pairs import Item
 from erpo_ray.rewards import worths
-from erpo_ray.steps import Drawn, Node, Preference, grow, preferences
-from erpo_ray.types import Group, LeftOut, Pair, PairKind, identity
+from erpo_ray.steps import Drawn, Ids, Node, Preference, grow, preferences
+from erpo_ray.types import Failure, Group, LeftOut, Pair, PairKind, identity
 
 
 def require_rewards(config: Config) -> None:
@@ -35,15 +35,38 @@ class StepRound(Round):
     steps: Steps = field(default_factory=Steps)
 
     def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
-        """Better over worse siblings of each step, behind the ids that both share."""
+        """Better over worse siblings of each step, behind the ids that both share.
+
+        The better one has led to a right outcome at least once: the mildest of wrong ones, such as a refusal of the
+        harmless, is worth more than others and would be learnt.
+        """
         whole = [group for group, _ in by_prompt(groups)]
 
         def rule(group: Group, items: Sequence[Item]) -> list[Pair] | str:
-            found = self.preferences(self.tree(task, group, items))
-            pairs = [_pair(group, each, items) for each in found]
+            items = self.consistent(task, items)
+            found = list(self.preferences(self.tree(task, group, items)))
+            right = [item for item in items if item.kind == "length" or (item.kind == "format" and item.misquotes)]
+            pairs = [_pair(group, each, items) for each in found if _through(each.chosen.prefix, right)]
+            if found and not pairs:
+                return "no step that is worth more than its sibling led to a right outcome"
             return pairs or f"no two siblings differ in value by more than {self.steps.margin:g}"
 
         return pairing.collect(whole, rule, task.config.prefer, prefer_short=False, seed=self.seed(task))
+
+    def consistent(self, task: Task, items: Sequence[Item]) -> list[Item]:
+        """Those whose trace contradicts itself as broken ones.
+
+        They may come to the right end, but a step that is preferred behind `Harmless` has to answer: taught to refuse
+        there, the policy refuses whatever it calls harmless.
+        """
+
+        def read(item: Item) -> Item:
+            trace = traces.parse(item.candidate.text, task.config.model.dialect)
+            if isinstance(trace, Failure) or not traces.contradicts_itself(trace):
+                return item
+            return replace(item, kind="format" if item.kind == "length" else item.kind, whole=False, misquotes=False)
+
+        return [read(item) for item in items]
 
     def preferences(self, root: Node) -> Iterable[Preference]:
         """Of a prompt's tree: the best over the worst sibling of each step."""
@@ -53,7 +76,7 @@ class StepRound(Round):
         """Of all completions of a prompt that can be compared."""
         prefer, dialect = task.config.prefer, task.config.model.dialect
         if items is None:
-            items, _ = pairing.usable(group, prefer, None, self.traced)
+            items = self.consistent(task, pairing.usable(group, prefer, None, self.traced)[0])
         composition = Composition(prefer.composition, prefer.lagrange_multiplier)
         rewards = worths(group, items, composition, self.steps.length_weight)
         return grow(
@@ -64,9 +87,7 @@ class StepRound(Round):
 
 def _pair(group: Group, found: Preference, items: Iterable[Item]) -> Pair:
     """Its kind is the first fault among the completions behind the rejected step; `length` where all of them pass."""
-    behind = found.rejected.prefix
-    led = [item for item in items if item.candidate.token_ids[: len(behind)] == behind]
-    faults: list[PairKind] = [item.kind for item in led if item.kind != "length"]
+    faults: list[PairKind] = [item.kind for item in _through(found.rejected.prefix, items) if item.kind != "length"]
     kind = faults[0] if faults else "length"
     chosen, rejected = found.chosen, found.rejected
     return Pair(
@@ -81,3 +102,8 @@ def _pair(group: Group, found: Preference, items: Iterable[Item]) -> Pair:
         reason=f"{rejected.name}: worth {rejected.value:.2f} against {chosen.value:.2f}, visits {chosen.visits}",
         length_weight=float(kind == "length"),
     )
+
+
+def _through(prefix: Ids, items: Iterable[Item]) -> list[Item]:
+    """The completions that begin with these ids."""
+    return [item for item in items if item.candidate.token_ids[: len(prefix)] == prefix]

@@ -56,7 +56,7 @@ def _plan(row: Row, ready: Ready, adopted: set[str]) -> Plan:
     preflight.method(row.config)
     room = preflight.prompt_room(row.config)
     prompts = (*ready.mix.train, *ready.mix.evaluate)
-    preflight.lengths(prompts, room, lambda text: len(preflight.renderer(ready.model_dir).render(text)))
+    preflight.lengths(prompts, room, ready.model_dir)
     costs = forecast(row.config, ready).costs
     spent = [cost for cost in costs if cost.kind != "evaluate"]
     seconds = sum(cost.seconds for cost in costs if cost.name.partition(":")[0] not in adopted)

@@ -18,6 +18,7 @@ def judged(
     well_formed: bool = True,
     finish: str = "stop",
     unfinished: bool = False,
+    notes: tuple[str, ...] = (),
     failure: str = "",
 ) -> tuple[Candidate, Verdict]:
     """A candidate of `tokens` tokens with its verdict; refused as a safe candidate of its label would be."""
@@ -27,7 +28,7 @@ def judged(
     if failure:
         return candidate, Verdict(id, "rules", failure=Failure(failure, text))
     refused = (prompt.label == "harmful" and safety > 0) if refused is None else refused
-    notes = (UNFINISHED,) if unfinished else ()
+    notes = (UNFINISHED, *notes) if unfinished else notes
     return candidate, Verdict(id, "rules", Scores(safety, utility, tokens), None, refused, well_formed, notes)
 
 

@@ -14,9 +14,11 @@ from bad_texts import BOOKS, CONFIG, FILES_OF_PROMPTS, LINES
 from erpo_ray import preflight
 from erpo_ray.cli import main
 from erpo_ray.config import Config
+from erpo_ray.engines import templates
 from erpo_ray.errors import UsageError
 from erpo_ray.methods import METHODS
 from erpo_ray.settings import load
+from erpo_ray.types import Prompt
 
 BAD = {
     "config": (14, CONFIG),
@@ -95,6 +97,24 @@ def test_a_prompt_longer_than_the_context_is_refused_with_its_length(
     message = run(capsys)
     assert "train: prompt long: found 1500 tokens, but model.max_length leaves 832" in message
     assert "shorten the prompt, raise model.max_length or lower max_tokens" in message
+
+
+def test_tokens_are_counted_only_of_a_prompt_with_more_bytes_than_there_is_room(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+
+    class Counting:
+        def render(self, text: str) -> tuple[int, ...]:
+            counted.append(text)
+            return (0,)
+
+    monkeypatch.setattr(preflight, "renderer", lambda model_dir: Counting())
+    around = templates.around(here / "model")
+    short, long = "é" * 50, "é" * 50 + "e"
+    asked = [Prompt("s", short, "benign"), Prompt("l", long, "benign")]
+    preflight.lengths(asked, 100 + around, here / "model")
+    assert counted == [long]
 
 
 def test_weights_that_a_run_holds_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

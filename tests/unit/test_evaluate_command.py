@@ -121,7 +121,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch, "backend_of", bench.boot)
-    monkeypatch.setattr("erpo_ray.engines.renderer.Renderer", lambda path: Letters())
+    monkeypatch.setattr(preflight, "renderer", lambda path: Letters())
+    monkeypatch.setattr("erpo_ray.engines.templates.around", lambda path: 0)
     monkeypatch.setattr(command, "model_of", Path)
     monkeypatch.setattr(preflight, "model", lambda config: Path(config.model.path))
     return bench

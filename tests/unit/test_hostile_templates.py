@@ -57,6 +57,11 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
     return made
 
 
+def test_what_a_template_puts_around_a_message_is_told_in_bytes(model: Callable[[str], Path]) -> None:
+    assert templates.around(model(PLAIN)) == len("<|user|>\n" + "\n" + "<|assistant|>\n")
+    assert templates.around(model("{{ 'é' + messages[0]['content'] + eos_token }}")) == 2 + len("</s>")
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_hostile_template_is_refused_before_an_engine_starts(
     tmp_path: Path, model: Callable[[str], Path], name: str

@@ -113,9 +113,9 @@ def furnished(folder: Path, patch: pytest.MonkeyPatch) -> Bench:
     bench = Bench(folder)
     patch.chdir(folder)
     patch.setattr(launch, "backend_of", bench.boot)
-    patch.setattr("erpo_ray.engines.renderer.Renderer", lambda path: Letters())
     patch.setattr("erpo_ray.report.refresh", lambda run, note: None)
     patch.setattr(preflight, "renderer", lambda path: Letters())
+    patch.setattr("erpo_ray.engines.templates.around", lambda path: 0)
     patch.setattr(preflight, "model", lambda config: Path(config.model.path))
     patch.setattr(estimate, "shape", lambda path: estimate.Shape(135_000_000, 50_000))
     return bench
