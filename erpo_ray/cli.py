@@ -201,6 +201,25 @@ def judge_check(
 
 
 @app.command()
+def tune(
+    what: Annotated[Literal["judge", "teacher"], typer.Argument(metavar="judge|teacher", help="Whose prompt.")],
+    config: Config,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL or Parquet: labelled cases.")],
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory of the search; the same one continues it.")
+    ] = None,
+) -> int:
+    """Search for words in front of the prompt of an endpoint's judge or teacher, and measure them on cases held apart.
+
+    Resumes where it was stopped.
+    """
+    from erpo_ray.commands import tune
+
+    return tune.tune(what, config, file, overrides or [], output)
+
+
+@app.command()
 def report(
     run: Run,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Page to write; RUN/report.html.")] = None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from erpo_ray import rules, tracking
-from erpo_ray.config import Config
+from erpo_ray.config import Config, Teacher
 from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeReward
 from erpo_ray.documents import near
 from erpo_ray.errors import UsageError
@@ -141,16 +141,21 @@ def judge(settings: AnyJudge, book: RuleBook) -> None:
         for member in settings.members:
             judge(member.judge, book)
     elif isinstance(settings, JudgeLLM):
-        key = settings.api_key_env
-        if settings.base_url.startswith("https:") and not os.environ.get(key, "").strip():
-            raise UsageError(
-                f"judge.api_key_env: found ${key} empty, and {settings.base_url} will want a key; "
-                f"export {key} before the start (any word where the server needs none), on a cluster on every node"
-            )
+        endpoint_key("judge", settings)
         if settings.cache:
             Cache(Path(settings.cache)).close()
     elif isinstance(settings, JudgeGuard | JudgeReward):
         _judge_model(settings, book)
+
+
+def endpoint_key(section: str, settings: JudgeLLM | Teacher) -> None:
+    """An endpoint that will want a key has one."""
+    name = settings.api_key_env
+    if settings.base_url.startswith("https:") and not os.environ.get(name, "").strip():
+        raise UsageError(
+            f"{section}.api_key_env: found ${name} empty, and {settings.base_url} will want a key; "
+            f"export {name} before the start (any word where the server needs none), on a cluster on every node"
+        )
 
 
 def _judge_model(settings: JudgeGuard | JudgeReward, book: RuleBook) -> None:

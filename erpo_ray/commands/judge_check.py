@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from erpo_ray import preflight, rules, settings
 from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config, Source
-from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeReward, JudgeRules
+from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeReward, JudgeRules
 from erpo_ray.errors import UsageError
 from erpo_ray.judging import pleas, search
-from erpo_ray.judging.ensemble import Judge
+from erpo_ray.judging.asking import Usage
 from erpo_ray.judging.llm_judge import LLMJudge
 from erpo_ray.judging.pleas import Resistance
 from erpo_ray.judging.search import Search, Turned
@@ -83,7 +83,7 @@ def check(names: str, file: Path, config_path: Path | None, output: Path | None,
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             path = output / f"{name}-{loaders.name_of(Source(path=str(file)))}.json"
-            path.write_bytes(encode({"judge": name, "data": file.name, **card}) + b"\n")
+            path.write_bytes(encode({"judge": name, "data": file.name, **_guidance(section), **card}) + b"\n")
             print(f"written to {path}")
     if len(judges) == 2 and isinstance(found[0], Labelled):
         _print_agreement([*judges], measured)
@@ -106,6 +106,11 @@ def _settings(name: str, config: Config) -> AnyJudge | None:
             f"found the judge {name!r}; known judges: {', '.join(JUDGES)}, and YAML files with a judge's section"
         )
     return settings.judge(Path(name))
+
+
+def _guidance(section: AnyJudge | None) -> dict[str, str]:
+    """The words of a configuration's own that the judge was measured with, if it has some."""
+    return {"guidance": section.guidance} if isinstance(section, JudgeLLM) and section.guidance else {}
 
 
 def _gauge(section: AnyJudge | None, config: Config) -> Gauge:
@@ -138,7 +143,7 @@ def _gauge(section: AnyJudge | None, config: Config) -> Gauge:
         partial(_measure, judge.judge),
         probabilities,
         lambda queries: search.search(judge, queries),
-        lambda: _usage(judge),
+        lambda: usage_lines(judge.usage()) if isinstance(judge, LLMJudge) else [],
     )
 
 
@@ -168,11 +173,8 @@ def _cost(verdict: Verdict) -> float | None:
     return None if axes is None or axes.safety is None else (1 - axes.safety) / 2
 
 
-def _usage(judge: Judge) -> list[str]:
+def usage_lines(used: Usage) -> list[str]:
     """What an endpoint was asked, and what it cost."""
-    if not isinstance(judge, LLMJudge):
-        return []
-    used = judge.usage()
     cost = "not known (judge.prompt_price and judge.completion_price)" if used.cost is None else f"{used.cost:.4f}"
     return [
         f"  requests           {used.requests}, of them {used.retries} retries; {used.cached} verdicts from the cache",

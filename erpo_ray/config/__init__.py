@@ -15,7 +15,7 @@ from erpo_ray.config.decoding import Decode
 from erpo_ray.config.judges import JudgeRules, TopJudge
 from erpo_ray.config.methods import Constraint, Evolution, Pivots, Reflection, Search, Steps, Transitions
 from erpo_ray.config.reinforce import Reinforce
-from erpo_ray.config.section import Section
+from erpo_ray.config.section import Guidance, Section
 from erpo_ray.config.training import Imitate, Prefer, Rounds
 from erpo_ray.types import Label
 
@@ -97,6 +97,8 @@ class Teacher(Section):
     max_tokens: int = Field(default=400, ge=16)
     timeout_s: float = Field(default=60.0, gt=0)
     concurrency: int = Field(default=8, ge=1)
+    guidance: Guidance = ""
+    """Said to the model (`openai`) in front of what it is to write. `erpo tune teacher` looks for one."""
 
 
 class Gate(Section):

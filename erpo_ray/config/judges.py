@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from erpo_ray.config.section import Section
+from erpo_ray.config.section import Guidance, Section
 
 GuardFormatName = Literal[
     "llama_guard_3",
@@ -82,6 +82,8 @@ class JudgeLLM(Judging):
     """Price of a million tokens of replies."""
     cache: str = ""
     """SQLite file that keeps verdicts by their content, for this run and others; none is kept when empty."""
+    guidance: Guidance = ""
+    """Said to the model in front of the rubric of safety, and nowhere else. `erpo tune judge` looks for one."""
 
     @model_validator(mode="after")
     def _no_secrets(self) -> JudgeLLM:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Guidance = Annotated[str, Field(exclude_if=lambda text: not text)]
+"""Words in front of a prompt's own, none by default. Not told of where it is empty: a configuration without it is the
+same one, and continues the same run, as before there was the key."""
 
 
 class Section(BaseModel):

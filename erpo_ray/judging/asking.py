@@ -52,6 +52,13 @@ class Usage:
     cost: float | None = None
 
 
+def cost(settings: JudgeLLM, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """What these tokens cost; None unless both prices are known."""
+    if settings.prompt_price is None or settings.completion_price is None:
+        return None
+    return (prompt_tokens * settings.prompt_price + completion_tokens * settings.completion_price) / 1e6
+
+
 class RetryBudget:
     """Retries as a share of requests, pooled: each request earns a part of one, each retry spends one."""
 
@@ -116,10 +123,7 @@ class Asker:
         )
 
     def _cost(self) -> float | None:
-        prices = self._settings.prompt_price, self._settings.completion_price
-        if prices[0] is None or prices[1] is None or self._unmetered:
-            return None
-        return (self._prompt_tokens * prices[0] + self._completion_tokens * prices[1]) / 1e6
+        return None if self._unmetered else cost(self._settings, self._prompt_tokens, self._completion_tokens)
 
     async def _all(self, cases: Sequence[Case], keep: Keep) -> list[Values | Failure]:
         slots = asyncio.Semaphore(self._settings.concurrency)

@@ -80,6 +80,7 @@ class LLMJudge:
         self._settings, self._book = settings, book
         self._dialect: traces.Dialect = dialect
         self._reader = Reader(book, dialect)
+        self._safety = rubrics.guided(rubrics.SAFETY_RUBRIC, settings.guidance)
         self._asker = Asker(settings, connect_to or partial(connect, settings))
         self._cache = Cache(Path(settings.cache)) if settings.cache else None
         self._cached = 0
@@ -133,7 +134,7 @@ class LLMJudge:
             return []
         texts = (_MESSAGE, reading.prompt.text), (_ANSWER, reading.answer)
         rules = rubrics.rules_of(self._book.category(reading.prompt.category))
-        return [self._case(rubrics.SAFETY_RUBRIC, *texts, rules=rules), self._case(rubrics.UTILITY_RUBRIC, *texts)]
+        return [self._case(self._safety, *texts, rules=rules), self._case(rubrics.UTILITY_RUBRIC, *texts)]
 
     def _known(self, prompt: Prompt, a: Candidate, b: Candidate) -> Preference | None:
         """The preference that needs no model."""

@@ -12,7 +12,7 @@ sizes are not known: they are config fields, as is delta, 1e-5 by a note on thei
 Children are written (`sos.mutate`) by the frozen model itself, which is shown the parents and, for feedback, requests
 that went wrong under them (`rewriting.py`), or from a bank of ideas in several wordings, which is this project's own
 (`sentences.py`): a model of 135 million parameters, asked for another wording, answers the prompt instead. The authors
-ask a large chat model. A reply that is no system prompt leaves that child out. `evolution` takes scores of any kind.
+ask a large chat model. A reply that is no system prompt leaves that child out. The search itself is in `evolution.py`.
 
 Assumption: the model heeds a system prompt. Edge case: where none does better than the template's own, that one stays.
 """
@@ -20,7 +20,7 @@ Assumption: the model heeds a system prompt. Edge case: where none does better t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
@@ -30,12 +30,11 @@ from erpo_ray.config import Config
 from erpo_ray.config.methods import Evolution
 from erpo_ray.errors import RunFailed
 from erpo_ray.methods.base import History, Stage, Task, Tried
+from erpo_ray.methods.evolution import Birth, Objective, Replay, Score, evolution, key_of, replay
 from erpo_ray.methods.rewriting import ask, read
-from erpo_ray.methods.sentences import Operator, System, from_bank
+from erpo_ray.methods.sentences import System, from_bank
 from erpo_ray.prompts.mixing import choose_balanced
 from erpo_ray.types import Candidate, Failure, Group, Prompt, Request, Sampling, identity, seed_of
-
-Objective = Literal["safety", "utility"]
 
 _WRITING = "writing"
 """In front of the id of what the model is asked to write; that of a prompt tried has the key of its system prompt."""
@@ -45,75 +44,9 @@ _WRAPPING = 16
 """Tokens, at most, that a chat template puts around a system prompt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Means over the prompts asked, in [0, 1]."""
-
-    safety: float
-    utility: float
-
-
-@dataclass(frozen=True, slots=True)
-class Birth:
-    """A child that the search wants: by which operator, of which parents."""
-
-    operator: Operator
-    parents: tuple[System, ...]
-    seed: int
-
-
-def evolution(settings: Evolution, seed: int) -> Generator[list[Birth], Mapping[System, Score], System]:
-    """Yields the births of a generation, takes the scores of the children that came of them, returns the best prompt.
-
-    A generator so that a search can be replayed from scores that were kept. The first birth, nothing in other words, is
-    the template's own system prompt.
-    """
-
-    def births(*operators: Operator, parents: tuple[System, ...], named: tuple[object, ...] = ()) -> list[Birth]:
-        seeds = [seed_of(seed, *named, n) for n in range(settings.children)]
-        return [Birth(operators[n % len(operators)], parents, each) for n, each in enumerate(seeds)]
-
-    scores = dict((yield [Birth("semantic", ((),), seed), *births("safety", parents=((),))]))
-    best, optima = _best(scores, settings, "safety"), list[System]()
-    objectives: tuple[Objective, Objective] = ("safety", "utility")
-    for objective in objectives:
-        for generation in range(settings.generations):
-            born = yield births(objective, "semantic", parents=(best,), named=(objective, generation))
-            scores |= born
-            found = _best({system: scores[system] for system in (best, *born)}, settings, objective)
-            gain = getattr(scores[found], objective) - getattr(scores[best], objective)
-            best = found
-            if gain <= settings.delta:
-                break
-        optima.append(best)
-    scores |= yield births("crossover", parents=tuple(optima), named=("crossed",))
-    return _best(scores, settings)
-
-
-def _best(scores: Mapping[System, Score], settings: Evolution, objective: Objective | None = None) -> System:
-    """The highest in the objective, or in the weighted sum, which also decides between equals; then the first found."""
-
-    def worth(system: System) -> tuple[float, float]:
-        found = scores[system]
-        total = settings.utility_weight * found.utility + (1 - settings.utility_weight) * found.safety
-        return (getattr(found, objective) if objective else total, total)
-
-    return max(scores, key=worth)
-
-
 def stages(config: Config) -> tuple[Stage, ...]:
     """SoS = evolve."""
     return (Evolve(config.sos, config.seed),)
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """The search as far as what was sampled reaches: what it wants written and tried next, or the best."""
-
-    tried: tuple[Tried, ...]
-    unborn: tuple[Birth, ...] = ()
-    untried: tuple[System, ...] = ()
-    best: System = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,27 +97,13 @@ class Evolve:
 
     def replayed(self, task: Task, groups: Sequence[Group]) -> Replay:
         """The search with what was written and scored so far."""
-        known, written = scored(groups), {g.prompt.id: g.candidates[0] for g in groups if _is_writing(g.prompt)}
-        room = self._room(task)
-        search, tried = evolution(self.settings, seed_of(self.seed, self.name)), list[Tried]()
-        births = next(search)
-        while True:
-            children = [(birth, self._child(birth, written, room, task)) for birth in births]
-            systems = dict.fromkeys(child for _, child in children if isinstance(child, tuple))
-            untried = tuple(system for system in systems if _key(system) not in known)
-            # The analyst needs to know what went wrong under a parent.
-            unborn = tuple(b for b, child in children if child is None and all(_key(p) in known for p in b.parents))
-            if untried or unborn:
-                return Replay(tuple(tried), unborn, untried)
-            tried += [_told(birth, child, known) for birth, child in children if child is not None]
-            try:
-                births = search.send({system: known[_key(system)] for system in systems})
-            except StopIteration as end:
-                return Replay(tuple(tried), best=end.value)
+        written = {group.prompt.id: group.candidates[0] for group in groups if _is_writing(group.prompt)}
+        search, room = evolution(self.settings, seed_of(self.seed, self.name)), self._room(task)
+        return replay(search, lambda birth: self._child(birth, written, room, task), scored(groups))
 
     def _child(self, birth: Birth, written: Mapping[str, Candidate], room: int, task: Task) -> System | Failure | None:
         """None where it is not written yet."""
-        if self.settings.mutate == "bank" or (birth.operator == "semantic" and not birth.parents[0]):
+        if self.settings.mutate == "bank" or birth.own:
             return from_bank(birth.operator, birth.parents, birth.seed)
         reply = written.get(_writing_id(birth))
         if reply is None:
@@ -215,7 +134,7 @@ class Evolve:
         half, sampling = self.settings.prompts // 2, Sampling(0.0, self.settings.max_tokens)
         renderer = task.renderer.under(" ".join(system))
         for prompt in choose_balanced(task.prompts, half, half, seed_of(self.seed, self.name, "prompts")):
-            named = replace(prompt, id=f"{_key(system)}~{prompt.id}")
+            named = replace(prompt, id=f"{key_of(system)}~{prompt.id}")
             yield Request(named, renderer.render(prompt.text), (0,), sampling)
 
 
@@ -235,7 +154,7 @@ def scored(groups: Sequence[Group]) -> dict[str, Score]:
 
 def _missed(groups: Sequence[Group], system: System, objective: Objective) -> list[str]:
     """Prompts whose answer under the system prompt the judge puts below 0 in the objective."""
-    label, key = "harmful" if objective == "safety" else "benign", _key(system)
+    label, key = "harmful" if objective == "safety" else "benign", key_of(system)
     return [
         group.prompt.text
         for group in groups
@@ -244,20 +163,9 @@ def _missed(groups: Sequence[Group], system: System, objective: Objective) -> li
     ]
 
 
-def _told(birth: Birth, child: System | Failure, known: Mapping[str, Score]) -> Tried:
-    if isinstance(child, Failure):
-        return Tried(birth.operator, "", failure=child)
-    score = known[_key(child)]
-    return Tried(birth.operator, " ".join(child), score.safety, score.utility)
-
-
 def _writing_id(birth: Birth) -> str:
-    return f"{_WRITING}~{identity(birth.operator, birth.seed, *map(_key, birth.parents))}"
+    return f"{_WRITING}~{birth.id}"
 
 
 def _is_writing(prompt: Prompt) -> bool:
     return prompt.id.partition("~")[0] == _WRITING
-
-
-def _key(system: System) -> str:
-    return identity("system", *system)[:8]

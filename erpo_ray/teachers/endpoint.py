@@ -74,12 +74,13 @@ class OpenAITeacher:
         An ill-formed reply is asked for once more. A Failure names the cause (of `parse`, or `request:` and the error's
         type) and holds the reply.
         """
-        messages = _messages(prompt, category, answer, self._dialect)
+        messages = _messages(prompt, category, answer, self._dialect, self._settings.guidance)
         failure = Failure("no_reply")
         for _ in range(_ATTEMPTS):
-            reply = self._ask(messages)
-            if isinstance(reply, Failure):
-                return reply
+            said = self.complete(messages)
+            if isinstance(said, Failure):
+                return said
+            reply = said[0]
             trace = read_reply(reply, answer, self._dialect)
             if isinstance(trace, Trace):
                 return trace
@@ -88,7 +89,8 @@ class OpenAITeacher:
             messages = [*messages, {"role": "assistant", "content": reply}, {"role": "user", "content": again}]
         return failure
 
-    def _ask(self, messages: list[ChatCompletionMessageParam]) -> str | Failure:
+    def complete(self, messages: list[ChatCompletionMessageParam]) -> tuple[str, str] | Failure:
+        """What the model says, and how that ended (empty where it was not told). A Failure as of `write`."""
         import openai
 
         try:
@@ -105,7 +107,10 @@ class OpenAITeacher:
             ) from error
         except openai.OpenAIError as error:
             return Failure(f"request:{type(error).__name__}", str(error))
-        return (completion.choices[0].message.content or "") if completion.choices else ""
+        if not completion.choices:
+            return "", ""
+        choice = completion.choices[0]
+        return choice.message.content or "", choice.finish_reason or ""
 
 
 def read_reply(reply: str, answer: str | None, dialect: Dialect) -> Trace | Failure:
@@ -124,7 +129,7 @@ def read_reply(reply: str, answer: str | None, dialect: Dialect) -> Trace | Fail
 
 
 def _messages(
-    prompt: Prompt, category: Category, answer: str | None, dialect: Dialect
+    prompt: Prompt, category: Category, answer: str | None, dialect: Dialect, guidance: str
 ) -> list[ChatCompletionMessageParam]:
     refuses = prompt.label == "harmful" or (prompt.label == "unknown" and answer is None)
     verdict = WORDS["refuse"] if refuses else f"{WORDS['answer']} or {WORDS['safe']}"
@@ -148,7 +153,8 @@ def _messages(
         parts.append(
             f"{_ANSWER} a refusal of one or two sentences, beginning with \"I'm sorry, but I can't help with\""
         )
-    return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(parts)}]
+    system = f"{_SYSTEM}\n\n{guidance}" if guidance else _SYSTEM
+    return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(parts)}]
 
 
 def _form(dialect: Dialect) -> Trace:

@@ -146,6 +146,18 @@ JUDGES = {
         "judge.api_key_env: found $NO_SUCH_KEY empty",
         "export NO_SUCH_KEY",
     ),
+    "no prompt to tune": settings(
+        "",
+        "key `judge.type`: found 'rules' (text), but only `llm` has a prompt",
+        "name a configuration with that judge alone",
+        words=("tune", "judge", "run.yaml", "train.jsonl"),
+    ),
+    "tuned on too little": settings(
+        "judge: {type: llm, model: m, base_url: 'http://127.0.0.1:1/v1'}\n",
+        "found 2 cases",
+        "4 of each are the least; add labelled rows",
+        words=("tune", "judge", "run.yaml", "train.jsonl"),
+    ),
     "too large a quorum": settings(
         ENSEMBLE + "  quorum: 3\n", "run.yaml:10: key `judge.quorum`", "more than the number"
     ),

@@ -31,7 +31,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     listed = [line.split()[0] for line in shown.partition("Commands:")[2].splitlines() if line.startswith("  ")]
     names = (
-        "run synthesize plan chat serve export eval compare sweep judge-check report submit status tail doctor config"
+        "run synthesize plan chat serve export eval compare sweep judge-check tune "
+        "report submit status tail doctor config"
     )
     assert listed == names.split()
 

@@ -92,6 +92,15 @@ def test_the_endpoint_prompt_fences_data_with_fresh_codes(endpoint: Settings) ->
     assert "The message is harmless" in asked[0] and "Answer: a refusal" not in asked[0]
 
 
+def test_a_guidance_stands_behind_the_instructions_and_in_front_of_the_form(endpoint: Settings) -> None:
+    Stub.replies = [(200, GOOD)] * 2
+    for guidance in ("", "Cite one rule."):
+        settings = endpoint.model_copy(update={"guidance": guidance})
+        assert isinstance(OpenAITeacher(settings, "lines").write(RENEW, BOOK.category("fraud"), ANSWER, 0), Trace)
+    plain, guided = (request["messages"][0]["content"] for request in Stub.asked)
+    assert guided == f"{plain}\n\nCite one rule." and plain.endswith("at most 60 words in all.")
+
+
 def test_an_ill_formed_reply_is_asked_for_once_more(endpoint: Settings) -> None:
     Stub.replies = [(200, "I will not write that."), (200, GOOD), (200, "no"), (200, "Assessment: a\nPath: Answer.")]
     teacher = OpenAITeacher(endpoint, "lines")

@@ -76,6 +76,15 @@ def test_a_card_counts_what_the_judge_said(
     assert "auroc              0.625 [" in capsys.readouterr().out
 
 
+def test_a_card_holds_the_words_that_the_judge_was_given(tmp_path: Path, by_rote: list[tuple[str, str]]) -> None:
+    file, llm = lines(tmp_path / "texts.jsonl", TEXTS), "{type: llm, base_url: 'http://h/v1', model: m"
+    for name, text in (("plain", f"{llm}}}"), ("guided", f"{llm}, guidance: Look hard.}}")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        judge_check.check(str(tmp_path / f"{name}.yaml"), file, None, tmp_path)
+    plain, guided = (json.loads((tmp_path / f"{name}-texts.json").read_text()) for name in ("plain", "guided"))
+    assert "guidance" not in plain and guided == {**plain, "judge": "guided", "guidance": "Look hard."}
+
+
 def test_scores_that_are_no_probabilities_have_no_calibration(
     tmp_path: Path, by_rote: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from erpo_ray import settings
 from erpo_ray.config import Config
 from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeMember, JudgeReward, JudgeRules
 from erpo_ray.errors import UsageError
-from erpo_ray.rundir.fingerprint import config_yaml
+from erpo_ray.rundir.fingerprint import config_yaml, fingerprint
 
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs/judges.md").read_text(), re.DOTALL)
 LLM = "{type: llm, base_url: 'http://judge:8000/v1', model: m}"
@@ -128,3 +128,21 @@ def test_a_judge_file_is_a_section_or_a_configuration(tmp_path: Path) -> None:
 def test_the_examples_of_the_docs_load(tmp_path: Path, text: str) -> None:
     named = re.search(r"^  type: (\w+)", text, re.MULTILINE)
     assert settings.load(written(tmp_path, text)).judge.type == (named[1] if named else "rules")
+
+
+def test_only_a_guidance_that_says_something_makes_another_run(tmp_path: Path) -> None:
+    def told(judge: str, teacher: str) -> dict[str, str]:
+        keys = fingerprint(settings.load(written(tmp_path, f"judge: {judge}\nteacher: {teacher}\n")), {}).config
+        return {key: value for key, value in keys.items() if key.endswith("guidance")}
+
+    guided = LLM.replace("}", ", guidance: Look hard.}")
+    assert told(LLM, "{}") == told(LLM.replace("}", ", guidance: ''}"), "{guidance: ''}") == {}
+    assert told(guided, "{guidance: Be brief.}") == {
+        "judge.guidance": '"Look hard."',
+        "teacher.guidance": '"Be brief."',
+    }
+    member = f"{{type: ensemble, members: [{{judge: {guided}}}]}}"
+    assert told(member, "{}") == {"judge.members.0.judge.guidance": '"Look hard."'}
+    again = tmp_path / "again.yaml"
+    again.write_bytes(config_yaml(settings.load(written(tmp_path, f"judge: {guided}\n"))))
+    assert settings.load(again).judge == settings.load(written(tmp_path, f"judge: {guided}\n")).judge

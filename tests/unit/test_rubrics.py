@@ -125,3 +125,13 @@ def test_rules_of_a_category_are_given_in_full() -> None:
     lines = rubrics.rules_of(fraud).splitlines()
     assert lines[0].startswith("Rules of the category Fraud (")
     assert lines[1:] == [f"{rule.id} {rule.text}" for rule in fraud.rules]
+
+
+def test_a_guidance_stands_in_front_of_the_task_and_makes_another_case() -> None:
+    plain = rubrics.SAFETY_RUBRIC
+    assert rubrics.guided(plain, "") is plain
+    guided = rubrics.guided(plain, "Look hard.")
+    cases = [rubrics.case(rubric, "r", TEXTS, 1000) for rubric in (plain, guided)]
+    assert guided.version != plain.version and cases[0].content() != cases[1].content()
+    before, after = (rubrics.pose(case).system.partition("Reply with one JSON")[0] for case in cases)
+    assert after == before.replace(plain.task, f"Look hard.\n\n{plain.task}")

@@ -18,8 +18,8 @@ from erpo_ray.config.methods import Evolution
 from erpo_ray.errors import RunFailed
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import Task, Tried
+from erpo_ray.methods.evolution import Birth, Score, evolution
 from erpo_ray.methods.sentences import BANK, System, from_bank
-from erpo_ray.methods.sos import Birth, Score, evolution
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir import Files, Ledger, read_rows
 from erpo_ray.teachers import TemplateTeacher
