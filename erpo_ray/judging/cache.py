@@ -10,6 +10,7 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 from erpo_ray.errors import UsageError
@@ -37,7 +38,7 @@ class Cache:
             path.parent.mkdir(parents=True, exist_ok=True)
             # One statement a transaction, and the lock above for threads.
             self._file = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            self._file.execute("PRAGMA journal_mode=WAL")
+            self._write_ahead()
             self._file.execute("PRAGMA synchronous=NORMAL")
             self._file.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, row TEXT NOT NULL)")
         except (OSError, sqlite3.Error) as error:
@@ -62,6 +63,18 @@ class Cache:
 
     def close(self) -> None:
         self._file.close()
+
+    def _write_ahead(self) -> None:
+        """Turn to a write-ahead log: of several processes that do so at once SQLite lets none wait for the other."""
+        end = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                self._file.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(0.02)
 
     def _values(self, row: str, form: Form) -> Values:
         try:

@@ -39,17 +39,16 @@ def test_a_shipped_sweep_loads_and_is_named_after_its_file(path: Path) -> None:
     assert found.name == path.stem and [row.name for row in found.rows][0] == "base"
 
 
-def test_the_comparison_gives_every_method_the_same_budget() -> None:
-    """By the plan, for prompts of the embedded ones' length: 92% to 100% of both, but for those named here."""
+def test_the_comparison_keeps_every_method_within_one_budget_and_shares_the_first_stage() -> None:
+    """By the plan, which counts every completion as long as it may be; what rows do spend stands in their table."""
     found = sweeps.load(ROOT / "configs" / "compare_smollm2.yaml", (), tuple(METHODS))
     spent = {row.name: _spent(row.config) for row in found.rows if row.of is None}
     sampled = {name: tokens / found.budget.sampled_tokens for name, (tokens, _) in spent.items()}
     trained = {name: tokens / found.budget.trained_tokens for name, (_, tokens) in spent.items()}
     assert all(share <= 1 for share in (*sampled.values(), *trained.values()))
-    # The stage that others begin with stands alone; DeRTa, SFT and R2D have no rounds to sample for, GRPO trains on all
-    # that it samples, SoS trains nothing.
-    assert [name for name, share in sampled.items() if share < 0.92] == ["stage1", "sft", "derta", "grpo", "r2d"]
-    assert [name for name, share in trained.items() if share < 0.92] == ["stage1", "sos"]
+    assert [name for name, share in sampled.items() if share < 0.4] == ["stage1"]
+    # What others begin with stands alone; SoS trains nothing.
+    assert [name for name, share in trained.items() if share < 0.71] == ["stage1", "sos"]
     shared = {row.name: shared_stages(row).get("00-imitate") for row in found.rows if row.of is None}
     assert len({shared[name] for name in ("stage1", "erpo", "safer", "saro", "stair", "cdpo", "grpo")}) == 1
     assert len({shared[name] for name in ("stage1", "sft", "derta", "r2d")}) == 4

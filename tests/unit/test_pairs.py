@@ -253,6 +253,17 @@ def test_a_round_about_length_takes_as_many_of_one_error_as_of_the_other() -> No
         assert Counter(pair.kind for pair in found) == kept
 
 
+def test_pairs_of_broken_form_count_with_the_error_that_their_chosen_side_pulls_away_from() -> None:
+    groups = error_groups(4, 30)
+    for n in range(8):
+        at = prompt(f"f{n}", "harmful")
+        broken = judged(at, 1, "three four", tokens=30, well_formed=False)
+        groups.append(group(at, judged(at, 0, "one two", tokens=30), broken))
+    config = SETTINGS.model_copy(update={"max_pairs": 40})
+    found, _ = choose(groups, config, cap={}, prefer_short=True, seed=1)
+    assert Counter(pair.kind for pair in found) == {"safety": 4, "format": 8, "over_refusal": 12}
+
+
 def test_kinds_take_turns_within_a_label() -> None:
     groups = error_groups(0, 40)
     for n in range(40):
