@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from erpo_ray.cluster.canary import Served
 from erpo_ray.cluster.job import Job, Progress, train
 from erpo_ray.cluster.pool import Item
 from erpo_ray.cluster.pooled import PooledBackend
@@ -67,8 +68,9 @@ class _Alone:
             self.engine.begin(seed)
         return ()
 
-    def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
-        return [self._served().logprobs(prompt_ids, completion_ids)]
+    def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[Served]:
+        engine = self._served()
+        return [Served(engine.version, tuple(engine.logprobs(prompt_ids, completion_ids)))]
 
     def trainer_logprobs(
         self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from erpo_ray.config import Cluster
@@ -48,6 +49,27 @@ def needs(cluster: Cluster, judges: int, policy: bool = True, gpu: bool = True) 
         out.append(Need("rollout", cluster.rollout_workers, each, cluster.rollout_labels, share))
         out.append(Need("train", cluster.train_workers, each, cluster.train_labels, share))
     return out
+
+
+def least(cluster: Cluster) -> Cluster:
+    """The same with the fewest training workers that it allows."""
+    return cluster.model_copy(update={"train_workers": cluster.train_workers_min or cluster.train_workers})
+
+
+def elastic(nodes: Sequence[Node], cluster: Cluster, judges: int, batches: Sequence[int], gpu: bool = True) -> Cluster:
+    """The same with the most training workers that it allows, that have room beside all others and that share each of
+    the batches evenly; unchanged where their number is fixed. Raises Infeasible when not even the fewest have room."""
+    fewest = least(cluster)
+    if fewest == cluster:
+        return cluster
+    for count in range(cluster.train_workers, fewest.train_workers, -1):
+        wanted = cluster.model_copy(update={"train_workers": count})
+        if all(size % count == 0 for size in batches):
+            with suppress(Infeasible):
+                place(nodes, needs(wanted, judges, gpu=gpu))
+                return wanted
+    place(nodes, needs(fewest, judges, gpu=gpu))
+    return fewest
 
 
 def bundles(wanted: Sequence[Need]) -> list[Need]:

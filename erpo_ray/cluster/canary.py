@@ -18,6 +18,14 @@ COMPLETION = (
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """What an engine says: the version its samples will carry, and its log-probabilities of the canary's tokens."""
+
+    version: str
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Canary:
     """Log-probabilities, in nats, of the canary's tokens under one policy, by engine and by trainer."""
 
@@ -35,12 +43,16 @@ class Canary:
         return median(apart) if all(map(math.isfinite, apart)) else math.nan
 
 
-def prove(
-    policy: Policy, engine: Sequence[float], trainer: Sequence[float], before: Canary | None, tolerance: float
-) -> Canary:
-    """The canary of `policy`. RunFailed when engine and trainer differ by more than `tolerance` nats a token, or when
-    the trainer sees other weights than `before` and the engine does not."""
-    now = Canary(policy.version, tuple(engine), tuple(trainer))
+def prove(policy: Policy, served: Served, trainer: Sequence[float], before: Canary | None, tolerance: float) -> Canary:
+    """The canary of `policy`. RunFailed when the engine names another version, when engine and trainer differ by more
+    than `tolerance` nats a token, or when the trainer sees other weights than `before` and the engine does not."""
+    engine = served.logprobs
+    now = Canary(policy.version, engine, tuple(trainer))
+    if not policy.drew(served.version):
+        raise RunFailed(
+            f"policy {policy.version} at {policy.path}: an engine names its samples {served.version} after it was "
+            "given this policy; start the same command again"
+        )
     remedy = "start the same command again; if it comes back, the engine does not load this model correctly"
     if not now.difference <= tolerance:
         raise RunFailed(

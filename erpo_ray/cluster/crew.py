@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from erpo_ray.cluster.canary import Served
 from erpo_ray.cluster.pool import CALL_DEADLINE_S, LOSSES_IN_A_ROW, Item, WorkerLost
 from erpo_ray.cluster.start import Joined
 from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker
@@ -17,9 +18,13 @@ from erpo_ray.engines.judges import has_model
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.terminal import say
 from erpo_ray.types import Policy, Request, seed_of
+from erpo_ray.usage import Usage
 
 ROLLOUT_SHARE, TRAIN_SHARE = 0.51, 0.49
 """Parts of a GPU when rollout and training take turns: two rollout workers never fit one GPU, one of each does."""
+
+ANSWER_S = 30.0
+"""Seconds that a worker without anything to do has to say what it holds."""
 
 
 class RayCrew:
@@ -48,7 +53,7 @@ class RayCrew:
             for worker in self._absent():
                 # It would come up with the weights of before.
                 self.replace_rollout(worker)
-            self._of_all(lambda worker: self._rollout[worker].load.remote(policy.path, policy.version))
+            self._of_all(lambda worker: self._rollout[worker].load.remote(policy))
 
     def sleep(self) -> None:
         """Rollout workers leave their GPU to the trainer."""
@@ -61,9 +66,9 @@ class RayCrew:
             self._of_all(lambda worker: self._rollout[worker].begin.remote(seed_of(seed, worker)))
         return self._absent()
 
-    def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
-        """Of every rollout worker that is up."""
-        return self._of_all(lambda worker: self._rollout[worker].logprobs.remote(prompt_ids, completion_ids))
+    def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[Served]:
+        """What every rollout worker that is up says it serves."""
+        return self._of_all(lambda worker: self._rollout[worker].served.remote(prompt_ids, completion_ids))
 
     def trainer_logprobs(
         self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]
@@ -113,6 +118,18 @@ class RayCrew:
     def replace_judge(self, worker: int) -> None:
         ray.kill(self._judge[worker])
         self._judge[worker] = self._new_judge()
+
+    def usage(self) -> dict[str, Usage]:
+        """What each worker holds, by name; without those that do not answer. Call it when they have nothing to do."""
+        asked = {f"rollout-{i}": worker.usage.remote() for i, worker in enumerate(self._rollout)}
+        asked |= {f"judge-{i}": worker.usage.remote() for i, worker in enumerate(self._judge)}
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S)
+        return {name: found for name, ref in asked.items() if (found := answered(ref, 0.0)) is not None}
+
+    def replace(self, name: str) -> None:
+        """The worker of that name."""
+        role, _, number = name.partition("-")
+        {"rollout": self.replace_rollout, "judge": self.replace_judge}[role](int(number))
 
     def close(self) -> None:
         """End all workers."""
@@ -174,6 +191,14 @@ def _failed(error: RayError) -> RunFailed:
             f"a worker did not answer for {CALL_DEADLINE_S:.0f} s; `ray status` shows whether it waits for resources"
         )
     return RunFailed(f"a worker failed: {last_line(error)}; start the same command again")
+
+
+def answered(ref: Any, timeout_s: float) -> Any:
+    """The result of a call, None when none comes or the worker is lost: whoever needs it next will find out."""
+    try:
+        return ray.get(ref, timeout=timeout_s)
+    except RayError:
+        return None
 
 
 def last_line(error: BaseException) -> str:

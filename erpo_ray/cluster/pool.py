@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
+from erpo_ray.cluster.pace import Pace
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
 from erpo_ray.types import Candidate, Failure, Prompt, Request, Verdict
@@ -27,7 +28,10 @@ LOSSES_IN_A_ROW = 3
 """Losses of one worker, without a result of anyone in between, after which the run stops. A node takes all of its
 workers with it at once, which says nothing of any of them."""
 CALL_DEADLINE_S = 1800.0
-"""A call that takes longer is lost: engine start and the slowest step are minutes even for large models."""
+"""A call that takes longer is lost: engine start and the slowest judge are minutes even for large models. Rollout
+workers that are up are held to their `Pace`."""
+LAST_LOOK_S = 2.0
+"""An answer may lie there, unread by a driver that was itself stopped for a while."""
 
 
 class WorkerLost(Exception):
@@ -38,8 +42,18 @@ class WorkerLost(Exception):
         self.preempted = preempted
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """How many tokens a rollout worker has drawn since its pass began, those of open completions among them."""
+
+    tokens: int
+
+
 class Crew(Protocol):
-    """Rollout and judge workers, numbered from 0. A call returns a hashable ticket; its result comes by `result`."""
+    """Rollout and judge workers, numbered from 0. A call returns a hashable ticket; its result comes by `result`.
+
+    What `advance` finds is what is finished; a worker that can hang tells with it how many tokens it has `Drawn`.
+    """
 
     rollout_workers: int
     judge_workers: int
@@ -75,6 +89,7 @@ class Pool:
     A request is a sample of one prompt; (prompt id, sample) occurs once in a pass. `unjudged` are candidates of an
     earlier start that still want a verdict. `candidate_id` names a sample. Workers in `absent` have yet to come up, as
     have those that take the place of lost ones: they get samples when they are there. `note` hears of each loss.
+    `asks`: engines ask others between two tokens, and may wait for them as long as any call may take.
     """
 
     def __init__(
@@ -87,6 +102,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         absent: Collection[int] = (),
         note: Callable[[str], None] = lambda line: None,
+        asks: bool = False,
     ) -> None:
         self._crew, self._name, self._clock, self._note = crew, candidate_id, clock, note
         self._absent = absent
@@ -98,6 +114,8 @@ class Pool:
         self._judging: list[list[Item]] = [[] for _ in range(crew.judge_workers)]
         self._calls: dict[Any, _Call] = {}
         self._losses: Counter[tuple[str, int]] = Counter()
+        self._pace = Pace(crew.rollout_workers)
+        self._asks = asks
 
     def run(self) -> Iterator[Candidate | Verdict]:
         """Until every request has a candidate and every candidate a verdict."""
@@ -139,8 +157,11 @@ class Pool:
         del self._calls[ticket]
         held = self._held[call.worker]
         try:
-            finished: list[Finished] = self._result(call, ticket)
+            news: list[Finished | Drawn] = self._result(call, ticket)
+            finished = [one for one in news if isinstance(one, Finished)]
             _require_asked(call, [(one.prompt_id, one.sample) for one in finished], held)
+            if held:
+                self._got_on(call.worker, news)
         except WorkerLost as error:
             return error
         done = [(held.pop((one.prompt_id, one.sample)).prompt, one) for one in finished]
@@ -154,6 +175,7 @@ class Pool:
             self._lost(call, done, f"{len(held)} samples are drawn again")
             held.clear()
             self._crew.replace_rollout(call.worker)
+            self._pace.replaced(call.worker, self._clock())
             self._await(call.worker)
             self._wake()
             return
@@ -196,6 +218,8 @@ class Pool:
     def _advance(self, worker: int) -> None:
         """Top the worker up and let it go on; without anything to do it rests."""
         held = self._held[worker]
+        if not held:
+            self._pace.asked(worker, self._clock())
         new: list[Request] = []
         full = len(self._unjudged) >= BACKLOG * self._crew.judge_workers
         while not full and (room := self._room - len(held)) > 0 and (request := self._next(room)):
@@ -234,12 +258,28 @@ class Pool:
 
     def _overdue(self, ready: Sequence[Any]) -> list[Any]:
         now = self._clock()
-        return [t for t, call in self._calls.items() if t not in ready and now - call.since > CALL_DEADLINE_S]
+        return [t for t, call in self._calls.items() if t not in ready and self._silent(call, now)]
+
+    def _silent(self, call: _Call, now: float) -> float:
+        """Seconds without a sign from the worker of a call, when they are too many; 0 otherwise."""
+        if call.kind == "rollout" and self._held[call.worker] and not self._asks:
+            return self._pace.stands(call.worker, now)
+        return now - call.since if now - call.since > CALL_DEADLINE_S else 0.0
 
     def _result(self, call: _Call, ticket: Any) -> list[Any]:
-        if self._clock() - call.since > CALL_DEADLINE_S and not self._crew.wait([ticket], 0.0):
-            raise WorkerLost(f"{call.kind} worker {call.worker} gave no sign for {CALL_DEADLINE_S:.0f} s")
+        seconds = self._silent(call, self._clock())
+        if seconds and not self._crew.wait([ticket], LAST_LOOK_S):
+            drawn = f" after {self._pace.tokens(call.worker)} tokens" if call.kind == "rollout" else ""
+            raise WorkerLost(f"{call.kind} worker {call.worker} gave no sign for {seconds:.0f} s{drawn}")
         return self._crew.result(ticket)
+
+    def _got_on(self, worker: int, news: Sequence[Finished | Drawn]) -> None:
+        """WorkerLost when the worker answers, but has drawn no token for too long."""
+        now = self._clock()
+        tokens = next((one.tokens for one in news if isinstance(one, Drawn)), None)
+        self._pace.told(worker, tokens, any(isinstance(one, Finished) for one in news), now)
+        if not self._asks and (seconds := self._pace.stands(worker, now)):
+            raise WorkerLost(f"rollout worker {worker} answers, but has drawn no token for {seconds:.0f} s")
 
     def _lost(self, call: _Call, error: WorkerLost, next_: str) -> None:
         """Tell of it; RunFailed when it was one too many. What a preempted node takes away counts for nothing."""

@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import canary
 from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pool import Crew, Item, Pool
 from erpo_ray.config import Config
+from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines.renderer import Renderer
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.terminal import say
 from erpo_ray.train.weights import left, version
 from erpo_ray.types import Candidate, Objective, Policy, Request, Surrogate, Training, Verdict, seed_of
+from erpo_ray.usage import Upkeep
 
 
 class ServingCrew(Crew, Protocol):
@@ -31,8 +33,8 @@ class ServingCrew(Crew, Protocol):
         that have yet to come up."""
         ...
 
-    def engine_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[list[float]]:
-        """Of every rollout worker that is up, one at least."""
+    def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[canary.Served]:
+        """What every rollout worker that is up says it serves; one is up at least."""
         ...
 
     def trainer_logprobs(
@@ -55,6 +57,7 @@ class PooledBackend(ABC):
     def __init__(self, config: Config, crew: ServingCrew, progress: Progress) -> None:
         self._config, self._crew, self._progress = config, crew, progress
         self._proved: canary.Canary | None = None
+        self._renewed = False
         # Of the first policy. The later ones have its vocabulary, and a canary is compared with the one before it.
         self._tokens: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
@@ -64,7 +67,7 @@ class PooledBackend(ABC):
 
     def prepare(self, policy: Policy) -> None:
         """Every rollout worker serves `policy` and has proved it against the trainer's numbers. RunFailed otherwise."""
-        if self._proved and self._proved.version == policy.version:
+        if self._proved and self._proved.version == policy.version and not self._renewed:
             self._crew.serve(policy)
             return
         if self._tokens is None:
@@ -74,10 +77,10 @@ class PooledBackend(ABC):
         proof = left(policy, *tokens)
         computed = (lambda: proof.logprobs) if proof else self._crew.trainer_logprobs(policy, *tokens)
         self._crew.serve(policy)
-        engines, trainer = self._crew.engine_logprobs(*tokens), computed()
+        engines, trainer = self._crew.served(*tokens), computed()
         tolerance = self._config.cluster.canary_tolerance
         proofs = [canary.prove(policy, engine, trainer, self._proved, tolerance) for engine in engines]
-        self._proved = proofs[0]
+        self._proved, self._renewed = proofs[0], False
 
     def rollouts(
         self, requests: Iterable[Request], unjudged: Sequence[Item], name: Name, ahead: Ahead | None = None
@@ -88,8 +91,8 @@ class PooledBackend(ABC):
         left = sum(len(request.samples) for request in wanted)
         first = [name(request.prompt.id, request.samples[0]) for request in wanted[:1]]
         absent = self._crew.begin(seed_of(self._config.seed, *first, left))
-        in_flight = self._config.cluster.in_flight
-        return Pool(self._crew, wanted, unjudged, name, in_flight, absent=absent, note=say).run()
+        in_flight, asks = self._config.cluster.in_flight, self._config.evaluate.decode.name in SEARCHES
+        return Pool(self._crew, wanted, unjudged, name, in_flight, absent=absent, note=say, asks=asks).run()
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
         """Train on the examples file; a model directory appears in `out`. `work` keeps checkpoints over crashes."""
@@ -134,6 +137,10 @@ class PooledBackend(ABC):
 
         instruct(policy.path, system, out)
         return {}
+
+    def upkeep(self) -> Upkeep:
+        """Nothing: the workers are in the driver's own process."""
+        return Upkeep({})
 
     def close(self) -> None:
         """End the workers."""

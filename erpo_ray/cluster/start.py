@@ -19,7 +19,7 @@ import ray
 from erpo_ray.cluster.workers import cores
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault
-from erpo_ray.placement import Infeasible, Need, Node, bundles, needs, place
+from erpo_ray.placement import Infeasible, Need, Node, bundles, least, needs, place
 
 _OBJECT_STORE = 200 * 2**20
 """Bytes: what passes between workers is token ids and texts; weights pass through files."""
@@ -65,7 +65,8 @@ def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
     gpu = resources.get("GPU", 0) > 0 if cluster.gpu is None else cluster.gpu
-    asked = _require_room(cluster, needs(cluster, judges, policy, gpu), own is not None)
+    wanted, enough = (needs(some, judges, policy, gpu) for some in (cluster, least(cluster)))
+    asked = _require_room(cluster, wanted, enough, own is not None)
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Joined(gpu, nodes, ray.cluster_resources().get("CPU", 1.0), own, asked)
 
@@ -125,8 +126,8 @@ def _remote(address: str) -> None:
         ) from error
 
 
-def _require_room(cluster: Cluster, wanted: Sequence[Need], own: bool) -> bool:
-    """All workers fit, once the cluster has grown for them if it does so within `cluster.wait_s`.
+def _require_room(cluster: Cluster, wanted: Sequence[Need], enough: Sequence[Need], own: bool) -> bool:
+    """As many workers as are enough fit, once the cluster has grown for them if it does so within `cluster.wait_s`.
 
     True when it was asked to grow: or to stay as it is, since machines that training has yet to use look idle.
     """
@@ -134,7 +135,7 @@ def _require_room(cluster: Cluster, wanted: Sequence[Need], own: bool) -> bool:
     until = time.monotonic() + waited
     if waited:
         _ask_for(wanted)
-    while lack := _lack(wanted):
+    while lack := _lack(enough):
         if time.monotonic() >= until:
             if waited:
                 _ask_for(())
@@ -147,17 +148,19 @@ def _require_room(cluster: Cluster, wanted: Sequence[Need], own: bool) -> bool:
     return waited > 0
 
 
+def machines() -> list[Node]:
+    """The nodes that are alive; two raylets of one machine are two."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(f"{node['NodeManagerHostname']}/{number}", int(node["Resources"].get("GPU", 0)), node.get("Labels", {}))
+        for number, node in enumerate(alive)
+    ]
+
+
 def _lack(wanted: Sequence[Need]) -> str:
     """Why the workers do not fit on the nodes there are; empty when they do."""
-    nodes = [
-        Node(node["NodeManagerHostname"], int(node["Resources"].get("GPU", 0)), node.get("Labels", {}))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
-    # Two raylets of one machine are two nodes.
-    nodes = [Node(f"{node.name}/{number}", node.gpus, node.labels) for number, node in enumerate(nodes)]
     try:
-        place(nodes, wanted)
+        place(machines(), wanted)
     except Infeasible as error:
         return str(error)
     return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +19,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from erpo_ray.cluster import data
-from erpo_ray.cluster.crew import TRAIN_SHARE
+from erpo_ray.cluster.crew import ANSWER_S, TRAIN_SHARE, answered
 from erpo_ray.cluster.job import Job, Progress, Scoring, train
-from erpo_ray.cluster.start import Joined
+from erpo_ray.cluster.start import Joined, machines
 from erpo_ray.config import Cluster
-from erpo_ray.errors import RunFailed
+from erpo_ray.errors import EnvironmentFault, RunFailed
+from erpo_ray.placement import Infeasible, elastic
+from erpo_ray.usage import Usage, usage
 
 _PROGRESS_FILE = "progress.json"
 _POLL_S = 1.0
@@ -35,16 +37,26 @@ _PARTING_S = 20.0
 class Trainers:
     """A worker group of Ray Train. One that failed or died is followed by a new one."""
 
-    def __init__(self, cluster: Cluster, joined: Joined) -> None:
+    def __init__(self, cluster: Cluster, joined: Joined, judges: int, batches: Sequence[int]) -> None:
         self._cluster, self._joined = cluster, joined
+        self._judges, self._batches = judges, batches
         self._group: _Group | None = None
 
     def start(self, storage: Path) -> _Group:
-        """The group, whose workers start in the background if they are not up. `storage` is seen by all nodes."""
+        """The group, whose workers start in the background if they are not up: as many as the cluster has room for now.
+
+        `storage` is seen by all nodes. EnvironmentFault when there is no room for the fewest.
+        """
         if self._group is None or self._group.ended:
             storage.mkdir(parents=True, exist_ok=True)
-            self._group = _Group(self._cluster, self._joined, storage)
+            self._group = _Group(self._fitting(), self._joined, storage)
         return self._group
+
+    def _fitting(self) -> Cluster:
+        try:
+            return elastic(machines(), self._cluster, self._judges, self._batches, self._joined.gpu)
+        except Infeasible as error:
+            raise EnvironmentFault(f"{error}; bring nodes back and start the same command again") from error
 
     def train(self, job: Job, progress: Progress) -> dict[str, float]:
         """Train and return the metrics of rank 0. RunFailed with the cause's last lines when a worker fails."""
@@ -55,6 +67,10 @@ class Trainers:
     def score(self, rows: Scoring) -> bool:
         """Have these rows scored in the background, unless the workers have something to do already."""
         return self._group is not None and self._group.score(rows)
+
+    def usage(self) -> dict[str, Usage]:
+        """What each worker held when it had done its last job, by name."""
+        return {} if self._group is None or self._group.ended else self._group.usage()
 
     def close(self) -> None:
         """End the workers."""
@@ -92,6 +108,7 @@ class Desk:
     def __init__(self) -> None:
         self._jobs: list[Task] = []
         self._results: list[dict[str, float]] = []
+        self._held: dict[int, Usage] = {}
         self._news = asyncio.Condition()
 
     async def leave(self, job: Task) -> None:
@@ -115,6 +132,14 @@ class Desk:
         async with self._news:
             self._results.append(metrics)
             self._news.notify_all()
+
+    async def hold(self, rank: int, held: Usage) -> None:
+        """What the worker of that rank holds now."""
+        self._held[rank] = held
+
+    async def held(self) -> dict[int, Usage]:
+        """By rank."""
+        return self._held
 
     async def result(self, number: int) -> dict[str, float]:
         """The metrics of the job of that number, once they are there."""
@@ -162,6 +187,10 @@ class _Group:
             return False
         self._scored = self._leave(rows)
         return True
+
+    def usage(self) -> dict[str, Usage]:
+        held = answered(self._desk.held.remote(), ANSWER_S) or {}
+        return {f"trainer-{rank}": held[rank] for rank in sorted(held)}
 
     def _leave(self, task: Job | Scoring) -> Any:
         """What its metrics come by."""
@@ -213,7 +242,8 @@ def _loop(config: dict[str, Any]) -> None:
     from erpo_ray.train import dpo, reinforce, sft  # noqa: F401
     from erpo_ray.train.reference import Referee
 
-    desk, first = config["desk"], ray_train.get_context().get_world_rank() == 0
+    desk, rank = config["desk"], ray_train.get_context().get_world_rank()
+    first = rank == 0
     referee = Referee()
     # Ray Train starts workers of a preempted node again: what is done stays done.
     number = broadcast_from_rank_zero(_done(desk) if first else 0)
@@ -223,6 +253,7 @@ def _loop(config: dict[str, Any]) -> None:
         else:
             referee.rest()
             metrics = train(job, data.rows(job.rows, job.kind), _reporter(job.work / _PROGRESS_FILE) if first else None)
+        ray.get(desk.hold.remote(rank, usage()))
         if first:
             ray.get(desk.finish.remote(metrics))
         number += 1

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from erpo_ray import environment, rules
-from erpo_ray.cluster.pool import Item
+from erpo_ray.cluster.canary import Served
+from erpo_ray.cluster.pool import Drawn, Item
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines import search
 from erpo_ray.engines.judges import Bench, has_model, judge_of
 from erpo_ray.engines.vllm import Engine, EngineSettings, Finished
+from erpo_ray.errors import RunFailed
+from erpo_ray.train.weights import version
 from erpo_ray.types import Policy, Request, Verdict
+from erpo_ray.usage import Usage, usage
 
 if TYPE_CHECKING:
     from erpo_ray.engines.defences.engine import DefendedEngine
@@ -49,28 +53,45 @@ def engine_of(policy: Policy, config: Config, gpu: bool) -> Engine | SearchEngin
     return search.start(policy, plain, config, gpu) if decode.name in SEARCHES else plain
 
 
+def require(policy: Policy) -> None:
+    """RunFailed unless the files, as this machine reads them, are those that the policy was named by.
+
+    A canary's numbers would not show a byte that hardly matters, nor one that engine and trainer read alike.
+    """
+    if (found := version(policy.path)) != policy.version:
+        raise RunFailed(
+            f"{policy.path}: the weights read here have version {found}, not {policy.version}: a file is damaged, or "
+            "not the same on every machine; restore it and start the same command again"
+        )
+
+
 class RolloutWorker:
     """One engine in a process of its own. `share` is the number of workers on its machine, which divide the cores."""
 
     def __init__(self, policy: Policy, config: Config, gpu: bool, share: int) -> None:
         # Ray gives an actor without reserved CPUs one thread; the engine reads this when it imports torch.
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // share))
+        require(policy)
         self._engine = engine_of(policy, config, gpu)
 
     def begin(self, seed: int) -> None:
         self._engine.begin(seed)
 
-    def advance(self, requests: Sequence[Request]) -> list[Finished]:
-        return self._engine.advance(requests)
+    def advance(self, requests: Sequence[Request]) -> list[Finished | Drawn]:
+        return [*self._engine.advance(requests), Drawn(self._engine.drawn)]
 
-    def load(self, model_dir: Path, version: str) -> None:
-        self._engine.load(model_dir, version)
+    def load(self, policy: Policy) -> None:
+        require(policy)
+        self._engine.load(policy.path, policy.version)
 
-    def logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
-        return self._engine.logprobs(prompt_ids, completion_ids)
+    def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Served:
+        return Served(self._engine.version, tuple(self._engine.logprobs(prompt_ids, completion_ids)))
 
     def sleep(self) -> None:
         self._engine.sleep()
+
+    def usage(self) -> Usage:
+        return usage()
 
 
 class JudgeWorker:
@@ -84,6 +105,9 @@ class JudgeWorker:
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
         return list(self._judge.judge(items))
+
+    def usage(self) -> Usage:
+        return usage()
 
     def logprobs(self, model_dir: Path, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
         """Log-probabilities of the completion tokens as the trainer computes them."""

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from erpo_ray import environment, estimate, preflight, scale
+from erpo_ray import documents, environment, estimate, preflight, scale
 from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config
 from erpo_ray.engines.judges import has_model
 from erpo_ray.errors import UsageError
 from erpo_ray.forecast import forecast
-from erpo_ray.placement import Infeasible, needs, place
+from erpo_ray.placement import Infeasible, elastic, needs, place
 from erpo_ray.preflight import Ready
 from erpo_ray.prompts.mixing import per_source
 from erpo_ray.scale import Machines
@@ -24,11 +24,29 @@ from erpo_ray.types import Prompt
 
 
 def plan(path: Path, overrides: Sequence[str], machines: str, as_json: bool) -> int:
-    """Check everything that `run` checks, and print the plan; with `machines` also what it takes on these."""
+    """Check all that `run` or `sweep` checks, and print the plan; with `machines` also what a run takes on these."""
+    if "rows" in documents.read(path).data:
+        return _sweep(path, overrides, machines, as_json)
     config = read_config(path, overrides)
     fleet = scale.machines(machines) if machines else []
     found = facts(config, preflight.check(config), fleet)
     print(json.dumps(found, indent=2) if as_json else clean(text(found)))
+    return 0
+
+
+def _sweep(path: Path, overrides: Sequence[str], machines: str, as_json: bool) -> int:
+    """The plan of each row beside the budget of all."""
+    from erpo_ray.methods import METHODS
+    from erpo_ray.sweep import budget, rows
+
+    if machines:
+        raise UsageError(
+            "--nodes: is told of one run, not of a sweep; give `erpo plan` a configuration with what its row sets"
+        )
+    found = rows.load(path, overrides, tuple(METHODS))
+    plans = budget.plans(found, preflight.check(found.common))
+    told = {"budget": found.budget.model_dump(), "rows": {name: asdict(row) for name, row in plans.items()}}
+    print(json.dumps(told, indent=2) if as_json else clean(budget.text(found, plans)))
     return 0
 
 
@@ -84,8 +102,10 @@ def _on(
     fleet: Sequence[Machines], config: Config, dims: scale.Dims, costs: Sequence[estimate.Cost], prompt_tokens: float
 ) -> dict[str, Any]:
     judges = config.cluster.judge_workers if has_model(config.judge) else 0
+    nodes = [node for node, _ in scale.nodes(fleet).values()]
     try:
-        placed = place([node for node, _ in scale.nodes(fleet).values()], needs(config.cluster, judges))
+        config = config.model_copy(update={"cluster": elastic(nodes, config.cluster, judges, config.batches)})
+        placed = place(nodes, needs(config.cluster, judges))
     except Infeasible as error:
         raise UsageError(f"--nodes: {error}; give more, or ask for fewer workers") from error
     paper = scale.on_paper(config, dims, costs, prompt_tokens, fleet, placed)

@@ -68,6 +68,11 @@ class SearchEngine:
         """Completions asked for and not yet returned."""
         return len(self._open)
 
+    @property
+    def drawn(self) -> int:
+        """Tokens of the engine below since `begin`."""
+        return self._engine.drawn
+
     def begin(self, seed: int) -> None:
         """Drop what is pending and seed the sampler."""
         self._open.clear()

@@ -66,11 +66,18 @@ class Engine:
         self._open: dict[str, tuple[Request, int, float]] = {}
         self._names = itertools.count()
         self._many = max(1, settings.in_flight // SOON_SHARE)
+        self._drawn = 0
 
     @property
     def pending(self) -> int:
         """Completions asked for and not yet returned."""
         return len(self._open)
+
+    @property
+    def drawn(self) -> int:
+        """Tokens drawn since `begin`, those of pending completions among them: it grows while the engine gets on."""
+        states = self._llm.llm_engine.output_processor.request_states.values()
+        return self._drawn + sum(state.detokenizer.num_output_tokens() for state in states)
 
     def begin(self, seed: int) -> None:
         """Drop what is pending and seed the sampler (the engine, never a request: vLLM's CPU build dies of that)."""
@@ -80,6 +87,7 @@ class Engine:
         if self._open:
             self._llm.llm_engine.abort_request(list(self._open))
             self._open.clear()
+        self._drawn = 0
         torch.manual_seed(seed)
 
     def advance(self, new: Sequence[Request], budget_s: float = BUDGET_S) -> list[Finished]:
@@ -159,6 +167,7 @@ class Engine:
         if drawn.finish_reason not in ("stop", "length"):
             why = f"the engine ended it with {drawn.finish_reason}"
             return Finished(prompt_id, sample, (), "", "error", self.version, why)
+        self._drawn += len(drawn.token_ids)
         ids = (*given, *drawn.token_ids)
         seconds = round(time.monotonic() - begun, 3)
         text = self.renderer.decode(ids)

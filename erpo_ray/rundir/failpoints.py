@@ -44,7 +44,11 @@ NAMES = tuple(f"{artefact}:{step}" for artefact in ARTEFACTS for step in STEPS) 
     "pointer:renamed",
     "stage:sealed",
 )
-"""Every place of a full run; a test kills a driver at each."""
+"""Every place of a driver in a full run; a test kills one at each."""
+
+TRAINING = ("forward:rank1", "checkpoint:half")
+"""Places of training workers, which inherit the variable: a forward pass of a rank (of any, by its number), and a
+checkpoint of rank 0 that has weights and no optimiser yet."""
 
 _passages = itertools.count(1)
 

@@ -20,6 +20,7 @@ from transformers.utils import is_torch_tf32_available
 
 from erpo_ray import environment
 from erpo_ray.errors import RunFailed, UsageError
+from erpo_ray.rundir.failpoints import failpoint
 from erpo_ray.telemetry import STEPS, Step, step
 from erpo_ray.train import checkpoints, models
 from erpo_ray.train.forward import completion_logits, per_token, summed
@@ -130,6 +131,7 @@ class TokenExact(Trainer):
         if self.accelerator.num_processes == 1:
             # Its wrapper copies the logits of the whole batch to float32.
             model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        failpoint(f"forward:rank{self.args.process_index}")
         with self.accelerator.autocast():
             return completion_logits(model, batch)
 
@@ -147,6 +149,11 @@ class TokenExact(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             checkpoints.seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", self.fingerprint)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_world_process_zero():
+            failpoint("checkpoint:half")
+        super()._save_optimizer_and_scheduler(output_dir)
 
     def _send_telemetry(self) -> None:
         return

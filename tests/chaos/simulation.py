@@ -18,12 +18,12 @@ from crash_disk import Disk, PowerCut
 from fakes import Letters, Rote
 
 from erpo_ray import rules
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import pool
 from erpo_ray.cluster.pool import Item, Pool, WorkerLost
 from erpo_ray.config import Config, Data, Imitate, Prefer, Rounds, Source
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.loop import align
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import Task
@@ -46,6 +46,7 @@ from erpo_ray.types import (
     Verdict,
     decode,
 )
+from erpo_ray.usage import Upkeep
 
 ROOT, BASE = Path("/runs/one"), Path("/base")
 CONFIG = Config(
@@ -209,6 +210,9 @@ class Simulated:
                 self.drawn.append(item.id)
             yield item
         self._counts.wall_s += workers.now
+
+    def upkeep(self) -> Upkeep:
+        return Upkeep({})
 
     def finished(self, request: Request, sample: int) -> Finished:
         text = _text(request, sample, self._skill)

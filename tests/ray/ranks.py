@@ -37,6 +37,17 @@ def work(rank: int, world: int, port: int, policy: Path, rows: tuple, training: 
     leave()
 
 
+def preferring(
+    rank: int, world: int, port: int, policy: Path, rows: list, training: Training, out: Path, results
+) -> None:
+    join(rank, world, port)
+    steps: list[int] = []
+    where = out / "policy", out / "work", lambda step, *_: steps.append(step)
+    prefer(policy, policy, rows, Objective(beta=0.1, nll=0.1), training, *where)
+    results.put((rank, steps))
+    leave()
+
+
 def gradient(
     rank: int,
     world: int,

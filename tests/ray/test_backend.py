@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import ray
 
+from erpo_ray.backend import Ahead
 from erpo_ray.cluster import canary, data, start, training
 from erpo_ray.cluster.backend import RayBackend
 from erpo_ray.cluster.pooled import PooledBackend
@@ -24,7 +25,6 @@ from erpo_ray.cluster.start import join
 from erpo_ray.config import Cluster, Config, Data, Source
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.errors import EnvironmentFault, RunFailed, UsageError
-from erpo_ray.explore import Ahead
 from erpo_ray.local import InProcessBackend
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir.lines import artefact
@@ -144,6 +144,26 @@ def test_a_killed_judge_is_replaced(backend: RayBackend, renderer: Renderer, smo
     os.kill(_pid(backend._workers._judge[0]), signal.SIGKILL)
     backend.prepare(policy)
     check(list(backend.rollouts(requests(renderer, 4), (), NAME)), 8, policy, renderer)
+
+
+def test_a_worker_that_has_grown_is_replaced_between_stages_and_all_are_proved_anew(
+    backend: RayBackend, smol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = backend.policy(smol)
+    backend.prepare(policy)
+    before = backend.upkeep()
+    assert {"rollout-0", "judge-0"} <= before.held.keys() and before.replaced == ()
+    assert before.held["rollout-0"].pid == _pid(backend._workers._rollout[0])
+    assert min(one.rss for one in before.held.values()) > 50 * 2**20
+    assert min(min(one.fds, one.threads) for one in before.held.values()) > 1
+    monkeypatch.setattr(backend._growth, "beyond", lambda held: ("judge-0",))
+    assert backend.upkeep().replaced == ("judge-0",)
+    after = backend._workers.usage()
+    assert after["judge-0"].pid != before.held["judge-0"].pid
+    assert after["rollout-0"].pid == before.held["rollout-0"].pid
+    proved = backend._proved
+    backend.prepare(policy)
+    assert backend._proved is not proved and not backend._renewed
 
 
 def test_candidates_left_unjudged_are_judged_alone(backend: RayBackend, renderer: Renderer) -> None:

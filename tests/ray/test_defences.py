@@ -363,7 +363,9 @@ def test_beginning_drops_what_is_pending(model: Any, renderer: Renderer) -> None
     assert engine.advance(asked(renderer), budget_s=0.0) == []
     assert engine.pending == len(TEXTS)
     engine.begin(0)
-    assert engine.pending == 0
+    assert engine.pending == engine.drawn == 0
+    done = drain(engine, asked(renderer))
+    assert engine.drawn == sum(len(one.token_ids) for one in done.values())
 
 
 def test_the_reverse_prompt_stands_where_the_system_prompt_does(renderer: Renderer, rose: Any) -> None:

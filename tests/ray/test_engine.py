@@ -172,12 +172,17 @@ def test_each_sample_comes_once_and_temperature_makes_them_differ(engine: Engine
     assert len({one.token_ids for one in done}) >= 5
 
 
-def test_requests_join_while_others_run(engine: Engine, renderer: Renderer) -> None:
+def test_requests_join_while_others_run_and_tokens_are_counted(engine: Engine, renderer: Renderer) -> None:
+    engine.begin(0)
     long = ask(renderer, "Write a long story.", sampling=Sampling(0.0, 60))
     first = engine.advance([long], budget_s=0.1)
     assert (first, engine.pending) == ([], 1)
-    done = drain(engine, ask(renderer, "hi"))
+    assert 0 < (begun := engine.drawn) < 60
+    done = engine.advance((), budget_s=0.05)
+    assert engine.drawn > begun
+    done += drain(engine, ask(renderer, "hi"))
     assert [one.prompt_id for one in done] == ["hi", "Write a long story."]
+    assert engine.drawn == sum(len(one.token_ids) for one in done)
 
 
 def test_beginning_drops_what_is_pending_and_repeats_with_its_seed(engine: Engine, renderer: Renderer) -> None:

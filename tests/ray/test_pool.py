@@ -12,9 +12,11 @@ import pytest
 
 from erpo_ray.cluster import canary
 from erpo_ray.cluster import pool as pool_module
-from erpo_ray.cluster.pool import JUDGE_BATCH, Item, Pool, WorkerLost
+from erpo_ray.cluster.pool import JUDGE_BATCH, Drawn, Item, Pool, WorkerLost
+from erpo_ray.cluster.workers import require
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
+from erpo_ray.train.weights import version
 from erpo_ray.types import Candidate, Policy, Prompt, Request, Sampling, Scores, Verdict
 
 DRAW = Sampling(temperature=1.0, max_tokens=8)
@@ -314,14 +316,61 @@ def test_a_worker_that_answers_what_it_was_not_asked_is_replaced(how: str) -> No
     assert ("replaced judge" if "verdict" in how or "candidate" in how else "replaced rollout", 0) in crew.log
 
 
-def test_a_worker_that_gives_no_sign_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "CALL_DEADLINE_S", 30.0)
-    now = iter(range(0, 100000, 10))
-    crew = Script([2])
+class Clock:
+    """Ten seconds pass with each look at it."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 10.0
+        return self.now
+
+
+def test_a_worker_that_gives_no_sign_is_replaced() -> None:
+    crew, clock, said = Script([2]), Clock(), list[str]()
     crew.silent = {1}
-    seen = run(crew, requests(5), clock=lambda: float(next(now)))
+    seen = run(crew, requests(5), clock=clock, note=said.append)
     assert len(set(ids(seen, Candidate))) == len(ids(seen, Candidate)) == 20
     assert ("replaced rollout", 0) in crew.log
+    assert "rollout worker 0 gave no sign for" in said[0]
+
+
+def test_a_judge_may_take_as_long_as_a_call_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "CALL_DEADLINE_S", 500.0)
+    crew, clock = Script([2]), Clock()
+    crew.silent = {2}
+    begun = clock.now
+    seen = run(crew, requests(5), clock=clock)
+    assert len(ids(seen, Verdict)) == 20 and ("replaced judge", 0) in crew.log
+    assert clock.now - begun > 500
+
+
+class Stuck(Script):
+    """From its second answer on the first worker answers at once, and draws nothing."""
+
+    def result(self, ticket: int) -> list[Any]:
+        found = super().result(ticket)
+        if not found or isinstance(found[0], Verdict):
+            return found
+        if ("replaced rollout", 0) not in self.log and ticket > 0:
+            self.holding[0] = [(one.prompt_id, one.sample) for one in found] + self.holding[0]
+            return [Drawn(4)]
+        return [*found, Drawn(ticket + 1)]
+
+
+def test_a_worker_that_answers_and_draws_nothing_is_replaced() -> None:
+    said: list[str] = []
+    seen = run(Stuck([2]), requests(5), clock=Clock(), note=said.append)
+    assert sorted(ids(seen, Candidate)) == sorted(f"p{i}:{k}" for i in range(5) for k in range(4))
+    assert "answers, but has drawn no token for" in said[0]
+
+
+def test_an_engine_that_asks_others_is_given_the_time_of_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "CALL_DEADLINE_S", 5000.0)
+    crew, clock = Script([2]), Clock()
+    crew.silent = {1}
+    assert len(ids(run(crew, requests(5), clock=clock, asks=True), Candidate)) == 20
+    assert ("replaced rollout", 0) in crew.log and clock.now > 5000
 
 
 def test_candidates_of_an_earlier_start_are_judged_without_sampling() -> None:
@@ -347,32 +396,59 @@ def test_a_request_the_engine_refuses_becomes_a_failure_not_a_number() -> None:
 OLD, NEW = Policy(Path("old"), "old"), Policy(Path("new"), "new")
 
 
+def served(version: str, *logprobs: float) -> canary.Served:
+    return canary.Served(version, logprobs)
+
+
 def test_canary_passes_where_engine_and_trainer_agree() -> None:
-    old = canary.prove(OLD, [-1.0, -2.0], [-1.1, -1.9], None, 0.15)
+    old = canary.prove(OLD, served("old", -1.0, -2.0), [-1.1, -1.9], None, 0.15)
     assert old.difference == pytest.approx(0.1)
-    assert canary.prove(NEW, [-1.2, -2.0], [-1.3, -1.9], old, 0.15).version == "new"
+    assert canary.prove(NEW, served("new", -1.2, -2.0), [-1.3, -1.9], old, 0.15).version == "new"
 
 
 def test_canary_stops_where_they_differ() -> None:
     with pytest.raises(RunFailed, match=r"new at new: engine and trainer differ by 0\.400 nats.*0\.15"):
-        canary.prove(NEW, [-1.0, -2.0], [-1.4, -2.4], None, 0.15)
+        canary.prove(NEW, served("new", -1.0, -2.0), [-1.4, -2.4], None, 0.15)
 
 
 def test_canary_stops_on_numbers_that_are_none() -> None:
     with pytest.raises(RunFailed, match="differ by nan"):
-        canary.prove(NEW, [float("nan"), -2.0], [-1.0, -2.0], None, 0.15)
+        canary.prove(NEW, served("new", float("nan"), -2.0), [-1.0, -2.0], None, 0.15)
 
 
 def test_one_improbable_token_that_rounding_moves_does_not_stop() -> None:
-    assert canary.prove(NEW, [-1.0, -2.0, -9.0], [-1.0, -2.1, -11.0], None, 0.15).difference == pytest.approx(0.1)
+    found = canary.prove(NEW, served("new", -1.0, -2.0, -9.0), [-1.0, -2.1, -11.0], None, 0.15)
+    assert found.difference == pytest.approx(0.1)
 
 
 def test_canary_stops_when_only_the_trainer_sees_new_weights() -> None:
-    old = canary.prove(OLD, [-1.0, -2.0], [-1.0, -2.0], None, 0.15)
+    old = canary.prove(OLD, served("old", -1.0, -2.0), [-1.0, -2.0], None, 0.15)
     with pytest.raises(RunFailed, match="still gives the log-probabilities of policy old.*0.0500 nats"):
-        canary.prove(NEW, [-1.0, -2.0], [-1.1, -2.0], old, 0.15)
+        canary.prove(NEW, served("new", -1.0, -2.0), [-1.1, -2.0], old, 0.15)
 
 
 def test_canary_accepts_a_policy_that_differs_where_the_canary_does_not_look() -> None:
-    old = canary.prove(OLD, [-1.0, -2.0], [-1.0, -2.0], None, 0.15)
-    assert canary.prove(NEW, [-1.0, -2.0], [-1.0, -2.0], old, 0.15).version == "new"
+    old = canary.prove(OLD, served("old", -1.0, -2.0), [-1.0, -2.0], None, 0.15)
+    assert canary.prove(NEW, served("new", -1.0, -2.0), [-1.0, -2.0], old, 0.15).version == "new"
+
+
+def test_a_flipped_byte_of_a_shard_is_found_by_the_worker_that_is_to_serve_it(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"model-{number}-of-2.safetensors").write_bytes(bytes(range(200)))
+    policy = Policy(tmp_path, version(tmp_path))
+    require(policy)
+    shard = tmp_path / "model-2-of-2.safetensors"
+    whole = shard.read_bytes()
+    for at in range(0, 200, 20):
+        shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(RunFailed, match=f"weights read here have version .*, not {policy.version}: a file is dam"):
+            require(policy)
+    shard.write_bytes(whole)
+    require(policy)
+
+
+def test_canary_stops_where_the_engine_names_another_version() -> None:
+    old = canary.prove(OLD, served("old", -1.0, -2.0), [-1.0, -2.0], None, 0.15)
+    with pytest.raises(RunFailed, match="policy new at new: an engine names its samples old after"):
+        canary.prove(NEW, served("old", -1.1, -2.0), [-1.1, -2.0], old, 0.15)
+    assert canary.prove(NEW, served("new+rose", -1.1, -2.0), [-1.1, -2.0], old, 0.15).version == "new"

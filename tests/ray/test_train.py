@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,10 +18,12 @@ import ranks
 import tiny
 import torch
 import torch.multiprocessing
+from torch.multiprocessing.spawn import ProcessException
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erpo_ray import environment
 from erpo_ray.errors import RunFailed
+from erpo_ray.rundir import failpoints
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.train import canary, checkpoints, dpo, models, reference
@@ -385,6 +388,43 @@ def test_two_workers_end_where_one_does(policy: Path, tmp_path: Path) -> None:
     # The first keeps what both have scored, each once.
     (kept,) = (tmp_path / "two" / "kept").iterdir()
     assert len(kept.read_bytes().splitlines()) == 2 * len(rows[1])
+
+
+@pytest.fixture(scope="module")
+def whole(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks make of `KILLED`, undisturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    two_ranks(ranks.preferring, policy, tiny.pairs(16), KILLED, out)
+    return out
+
+
+KILLED = replace(PLAIN, epochs=3, save_steps=2)
+"""Six steps, a checkpoint behind each second one."""
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "left"), [("forward:rank1:4", {2: True}), ("checkpoint:half:2", {2: True, 4: False})]
+)
+def test_a_training_whose_worker_is_killed_goes_on_to_the_weights_of_a_whole_one(
+    policy: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failpoint: str, left: dict[int, bool]
+) -> None:
+    """Rank 1 in the forward pass of the fourth step; rank 0 while it saves behind it."""
+    assert failpoint.rpartition(":")[0] in failpoints.TRAINING
+    rows, work = tiny.pairs(16), tmp_path / "killed/work"
+    with monkeypatch.context() as armed, pytest.raises(ProcessException):
+        armed.setenv("ERPO_FAILPOINT", failpoint)
+        two_ranks(ranks.preferring, policy, rows, KILLED, tmp_path / "killed")
+    found = {int(path.name.split("-")[1]): (path / checkpoints.MARKER).exists() for path in work.glob("checkpoint-*")}
+    assert found == left
+    shutil.copytree(tmp_path / "killed", tmp_path / "alone")
+    (_, steps), _ = two_ranks(ranks.preferring, policy, rows, KILLED, tmp_path / "killed")
+    assert steps == [3, 4, 5, 6]
+    weights_of = "policy/model.safetensors"
+    assert (tmp_path / "killed" / weights_of).read_bytes() == (whole / weights_of).read_bytes()
+    # And with one worker less.
+    alone, steps = tmp_path / "alone", []
+    prefer(policy, policy, rows, PREFER, KILLED, alone / "policy", alone / "work", lambda step, *_: steps.append(step))
+    assert steps == [3, 4, 5, 6] and same(whole / "policy", alone / "policy", atol=5e-3)
 
 
 def test_sharded_weights_end_where_whole_ones_do(policy: Path, tmp_path: Path) -> None:

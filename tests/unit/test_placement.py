@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from erpo_ray.cluster import start
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault
-from erpo_ray.placement import Infeasible, Need, Node, bundles, needs, place
+from erpo_ray.placement import Infeasible, Need, Node, bundles, elastic, least, needs, place
 
 SPOT, OWN = {"erpo-role": "rollout"}, {"erpo-role": "train"}
 
@@ -98,6 +98,46 @@ def test_a_growing_cluster_is_asked_once_for_gpus_that_two_roles_share() -> None
     assert bundles(needs(shared, 0, gpu=False)) == []
 
 
+ELASTIC = Cluster(rollout_workers=2, train_workers=8, train_workers_min=2, share_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batches", "trainers"),
+    [
+        (16, (16, 128), 8),  # room for all
+        (10, (16, 128), 8),
+        (9, (16, 128), 4),  # seven have room, but share no batch evenly
+        (9, (14,), 7),
+        (5, (16, 128), 2),
+        (4, (16, 128), 2),
+    ],
+)
+def test_elastic_trainers_are_as_many_as_have_room_and_share_batches(
+    gpus: int, batches: tuple[int, ...], trainers: int
+) -> None:
+    found = elastic([Node("a", gpus)], ELASTIC, 0, batches)
+    assert (found.train_workers, found.rollout_workers) == (trainers, 2)
+    assert place([Node("a", gpus)], needs(found, 0))["train"] == {"a": trainers}
+
+
+def test_fewer_trainers_than_the_fewest_are_none() -> None:
+    with pytest.raises(Infeasible, match=r"cluster.train_workers=2: room for 1 on the nodes \(1 node of 3 GPUs\)"):
+        elastic([Node("a", 3)], ELASTIC, 0, (16,))
+
+
+def test_trainers_that_take_turns_with_engines_are_elastic_too() -> None:
+    shared = Cluster(rollout_workers=2, train_workers=4, train_workers_min=1)
+    assert [elastic([Node("a", n)], shared, 0, (8,)).train_workers for n in (2, 3, 4)] == [2, 2, 4]
+    # Without GPUs all of them find room where one of the nodes has the labels.
+    assert elastic([Node("a", 0)], shared, 0, (8,), gpu=False).train_workers == 4
+
+
+def test_a_fixed_number_of_trainers_is_left_to_the_check_at_the_start() -> None:
+    fixed = Cluster(train_workers=3)
+    assert elastic([], fixed, 0, (16,)) == fixed == least(fixed)
+    assert least(ELASTIC).train_workers == 2
+
+
 class Growing:
     """A cluster that has room once it was looked at so often; `asked` are the GPUs it was asked for."""
 
@@ -121,14 +161,23 @@ WANTED = [Need("rollout", 1)]
 
 def test_a_run_waits_for_a_cluster_that_grows_and_has_asked_it_to(monkeypatch: pytest.MonkeyPatch) -> None:
     growing = Growing(monkeypatch, looks=3)
-    assert start._require_room(Cluster(wait_s=60), WANTED, own=False) is True
+    assert start._require_room(Cluster(wait_s=60), WANTED, WANTED, own=False) is True
     assert (growing.now, growing.asked) == (15.0, [1])
+
+
+def test_a_run_begins_with_what_is_enough_and_has_asked_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    growing = Growing(monkeypatch, looks=0)
+    monkeypatch.setattr(start, "_lack", lambda wanted: looked.append(wanted) or "")
+    enough = [Need("train", 2)]
+    assert start._require_room(Cluster(wait_s=60), [Need("train", 8)], enough, own=False) is True
+    assert looked == [enough] and growing.asked == [1]
 
 
 def test_a_run_gives_up_when_the_time_is_over_and_takes_back_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     growing = Growing(monkeypatch, looks=99)
     with pytest.raises(EnvironmentFault, match="^no room after 12 s; ask for fewer workers, add nodes"):
-        start._require_room(Cluster(wait_s=12), WANTED, own=False)
+        start._require_room(Cluster(wait_s=12), WANTED, WANTED, own=False)
     assert (growing.now, growing.asked) == (15.0, [1, 0])
 
 
@@ -138,8 +187,8 @@ def test_without_time_or_on_a_cluster_of_its_own_a_run_asks_and_waits_for_nothin
 ) -> None:
     growing = Growing(monkeypatch, looks=1)
     with pytest.raises(EnvironmentFault, match="^no room; ask for fewer workers"):
-        start._require_room(Cluster(wait_s=wait_s), WANTED, own)
-    assert start._require_room(Cluster(wait_s=wait_s), WANTED, own) is False
+        start._require_room(Cluster(wait_s=wait_s), WANTED, WANTED, own)
+    assert start._require_room(Cluster(wait_s=wait_s), WANTED, WANTED, own) is False
     assert (growing.now, growing.asked) == (0.0, [])
 
 

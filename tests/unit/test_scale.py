@@ -11,7 +11,8 @@ import pytest
 
 from erpo_ray import scale
 from erpo_ray.commands import plan
-from erpo_ray.config import Config, Fit
+from erpo_ray.config import Config
+from erpo_ray.config.training import Fit
 from erpo_ray.errors import UsageError
 from erpo_ray.estimate import Cost
 from erpo_ray.placement import needs, place
@@ -112,6 +113,19 @@ def test_a_run_on_paper_pays_for_all_machines_as_long_as_it_takes() -> None:
     assert found.memory["rollout"] == scale.rollout_memory(MODEL, 1, 200)
     assert found.memory["train"] == scale.train_memory(MODEL, config.imitate.fit, 200, sides=1)
     assert found.room_gib["train"] == 80e9 / GIB
+
+
+def test_the_plan_takes_as_many_elastic_trainers_as_have_room() -> None:
+    cluster = {"rollout_workers": 2, "train_workers": 8, "train_workers_min": 2, "share_gpu": False}
+    costs = [Cost("01-prefer", "prefer", 10, 1_000_000, 5, 1_000_000, 0)]
+
+    def trainers(fleet: str) -> int:
+        placed = plan._on(scale.machines(fleet), Config.model_validate({"cluster": cluster}), MODEL, costs, 40.0)
+        return sum(placed["placed"]["train"].values())
+
+    assert [trainers(fleet) for fleet in ("1x4xH100@3", "1x7xH100@3", "2x8xH100@3")] == [2, 4, 8]
+    with pytest.raises(UsageError, match=r"--nodes: cluster.train_workers=2: room for 1"):
+        trainers("1x3xH100@3")
 
 
 def test_the_plan_tells_who_runs_where_and_what_does_not_fit() -> None:

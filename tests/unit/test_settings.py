@@ -97,6 +97,18 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
         ("data:\n  train:\n  - path: x\n  - limit: 2\n", ("run.yaml:4: key `data.train.1.path`: missing", "JSONL")),
         ("prefer: {draw: {max_tokens: 2000}}\n", ("run.yaml:1: key `prefer.draw.max_tokens`", "no room for a prompt")),
         ("prefer: {fit: {shard: true}}\n", ("run.yaml:1: key `prefer.fit.shard`", "raise cluster.train_workers")),
+        (
+            "cluster: {train_workers: 4, train_workers_min: 1}\nprefer: {fit: {shard: true}}\n",
+            ("run.yaml:2: key `prefer.fit.shard`", "raise cluster.train_workers_min above 1"),
+        ),
+        (
+            "cluster: {train_workers: 4, train_workers_min: 8}\n",
+            ("key `cluster.train_workers_min`", "(8) is above cluster.train_workers (4)", "swap them"),
+        ),
+        (
+            "cluster: {train_workers: 8, train_workers_min: 3}\n",
+            ("key `cluster.train_workers_min`", "(3) does not divide a batch of 16"),
+        ),
     ],
 )
 def test_a_fault_says_what_is_known_of_the_key(tmp_path: Path, text: str, parts: tuple[str, ...]) -> None:

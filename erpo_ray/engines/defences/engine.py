@@ -61,15 +61,21 @@ class DefendedEngine:
         self._seed = 0
         self._waiting: list[Row] = []
         self._batch: Batch | None = None
+        self._drawn = 0
 
     @property
     def pending(self) -> int:
         """Completions asked for and not yet returned."""
         return len(self._waiting) + (len(self._batch.rows) if self._batch else 0)
 
+    @property
+    def drawn(self) -> int:
+        """Tokens drawn since `begin`."""
+        return self._drawn
+
     def begin(self, seed: int) -> None:
         """Drop what is pending; what is asked for from now on is drawn from `seed`."""
-        self._seed, self._waiting, self._batch = seed, [], None
+        self._seed, self._waiting, self._batch, self._drawn = seed, [], None, 0
 
     @torch.inference_mode()
     def advance(self, new: Sequence[Request], budget_s: float = 0.5) -> list[Finished]:
@@ -82,6 +88,7 @@ class DefendedEngine:
         while self.pending and time.monotonic() < end:
             if self._batch is None:
                 self._batch = self._next()
+            self._drawn += len(self._batch.rows)
             done += [self._finished(row) for row in self._batch.step()]
             if not self._batch.rows:
                 self._batch = None
