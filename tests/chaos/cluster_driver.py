@@ -21,12 +21,13 @@ from rote_workers import BOOK, Hasty, Nodder, Sampler, Talker, Weigher
 from rundir_driver import NoSync
 from test_loop import CONFIG, run
 
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import crew as crews
 from erpo_ray.cluster.backend import RayBackend
 from erpo_ray.cluster.pool import Item
 from erpo_ray.config import Cluster, Config
 from erpo_ray.endings import ending, terminable
-from erpo_ray.explore import Ahead, Name, explore
+from erpo_ray.explore import explore
 from erpo_ray.rundir import RunDir
 from erpo_ray.terminal import say
 from erpo_ray.types import Candidate, Prompt, Request, Sampling, Verdict
