@@ -27,14 +27,15 @@ class Engine:
     step_s = 0.2
 
     def __init__(self, config: Config, policy: Policy) -> None:
-        self._rote, self._held = Rote(config, BOOK), list[tuple[Request, int]]()
+        self._rote, self._held, self.drawn = Rote(config, BOOK), list[tuple[Request, int]](), 0
         self.load(policy.path, policy.version)
 
     def begin(self, seed: int) -> None:
         self._held.clear()
+        self.drawn = 0
 
     def load(self, model_dir: Path, version: str) -> None:
-        self._rote._skill = int(version.removeprefix("skill"))
+        self.version, self._rote._skill = version, int(version.removeprefix("skill"))
 
     def logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
         return [-1.0 - self._rote._skill] * len(completion_ids)
@@ -50,6 +51,7 @@ class Engine:
         return [self._finished(self._rote._candidate(request, sample, "")) for request, sample in done]
 
     def _finished(self, one: Candidate) -> Finished:
+        self.drawn += len(one.token_ids)
         return Finished(one.prompt_id, one.sample, one.token_ids, one.text, one.finish, one.policy)
 
 
@@ -67,6 +69,7 @@ class Wordy(Engine):
 
     def _word(self, request: Request, sample: int) -> Finished:
         text = f"{request.prompt.id} {sample} {PLAIN * 40}"
+        self.drawn += len(text)
         return Finished(request.prompt.id, sample, Letters().encode_completion(text), text, "stop", "skill0")
 
 
@@ -77,6 +80,9 @@ class Sampler(RolloutWorker):
 
     def __init__(self, policy: Policy, config: Config, gpu: bool, share: int) -> None:
         self._engine: Any = self.kind(config, policy)
+
+    def load(self, policy: Policy) -> None:
+        self._engine.load(policy.path, policy.version)
 
 
 class Hasty(Sampler):
