@@ -27,9 +27,10 @@ from processes import alone
 from sleepers import Disk, Lengths, Load, Sleepers
 from table import Measure, end
 
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster.pool import Item, Pool
 from erpo_ray.config import Config, Prefer
-from erpo_ray.explore import Ahead, Name, Part, sample
+from erpo_ray.explore import Part, sample
 from erpo_ray.pairs import choose
 from erpo_ray.rundir import Ledger, RunDir, StageDir
 from erpo_ray.types import (
@@ -56,7 +57,8 @@ WORDS = "assessment harmful harmless path refuse answer a lock opens when pins l
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass over the prompts came to. Seconds of the driver, bytes, shares of time."""
+    """What one pass over the prompts came to. Seconds of the driver, bytes, shares of time, and of the pass itself
+    seconds and tokens drawn."""
 
     computed: float
     waited: float
@@ -64,6 +66,8 @@ class Pass:
     peak: int
     fed: float
     overall: float
+    seconds: float
+    tokens: int
 
 
 class Asleep:
@@ -130,7 +134,7 @@ def sampled(load: Load, candidates: int) -> Pass:
         total = crew.now()
         return Pass(
             crew.computed - computed, disk.waited - waited, before, memory("VmHWM"),
-            share(crew, load, backend.fed), share(crew, load, total),
+            share(crew, load, backend.fed), share(crew, load, total), total, crew.tokens,
         )  # fmt: skip
 
 

@@ -25,9 +25,9 @@ from driver import WORDS, unseen
 from table import Measure, end
 
 from erpo_ray import rules
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster.pool import JUDGE_BATCH, Item
 from erpo_ray.config import Config, JudgeRules
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.judging.rules_judge import RulesJudge
 from erpo_ray.loop import align
 from erpo_ray.methods.base import Task
@@ -37,6 +37,7 @@ from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.scene import Scene
 from erpo_ray.telemetry import Span
 from erpo_ray.types import Candidate, Policy, Prompt, Request, Sampling, Scores, Verdict
+from erpo_ray.usage import Upkeep
 
 ROUNDS = 5
 PROMPTS = 100
@@ -100,6 +101,9 @@ class Sleeping:
         out: Path = settings[4]
         (out / "version").write_text(f"{int(policy.version) + 1}")
         return {}
+
+    def upkeep(self) -> Upkeep:
+        return Upkeep({})
 
 
 def rounds(lasts: Lasts, overlap: str) -> float:

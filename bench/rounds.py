@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from erpo_ray import launch, settings
+from erpo_ray.backend import Backend
 from erpo_ray.config import Config
 from erpo_ray.errors import GateFailed
-from erpo_ray.explore import Backend
 from erpo_ray.methods import METHODS, erpo
 from erpo_ray.methods.base import Stage
 from erpo_ray.progress import Progress

@@ -109,12 +109,14 @@ class Load:
 
 
 class Sleepers:
-    """A crew for the pool, whose driver writes to `disk`. `computed` is the driver's CPU seconds so far."""
+    """A crew for the pool, whose driver writes to `disk`. `computed` is the driver's CPU seconds so far, `tokens` what
+    was asked to be drawn."""
 
     def __init__(self, load: Load, disk: Disk) -> None:
         self.rollout_workers, self.judge_workers = load.workers, load.judges
         self.spans: list[Span] = []
         self.computed = 0.0
+        self.tokens = 0
         self._load, self._disk = load, disk
         self._random = Random(0)
         self._ids = [self._random.randrange(49152) for _ in range(_POOL + load.lengths.longest)]
@@ -162,6 +164,7 @@ class Sleepers:
 
     def _completion(self, prompt_id: str, sample: int) -> tuple[float, Finished]:
         length = self._load.lengths.draw(self._random)
+        self.tokens += length
         start = self._random.randrange(_POOL)
         ids, text = tuple(self._ids[start : start + length]), self._text[start % len(_TEXT) :][: length * 4]
         seconds = length * self._load.token_s

@@ -52,6 +52,18 @@ def run(
 
 
 @app.command()
+def synthesize(
+    config: Config,
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where everything is kept; runs/NAME when left out.")] = None,
+) -> int:
+    """Write the examples that a run imitates first, and stop; `erpo run` with the same arguments goes on from there."""
+    from erpo_ray.commands import run
+
+    return run.synthesize(config, overrides or [], run_dir)
+
+
+@app.command()
 def plan(
     config: Config,
     overrides: Overrides = None,
@@ -230,11 +242,15 @@ def tail(run: Where, address: Address = "") -> int:
 
 
 @app.command()
-def doctor() -> int:
-    """Check the machine: packages, devices, model, space, telemetry."""
+def doctor(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Run directory, model directory, or name of a model.")
+    ] = "",
+) -> int:
+    """Check the machine: packages, devices, model, space, telemetry. With MODEL also what its chat template says."""
     from erpo_ray.commands import doctor
 
-    return doctor.doctor()
+    return doctor.doctor(model)
 
 
 @config_app.command("show")

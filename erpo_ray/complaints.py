@@ -136,9 +136,10 @@ def _line(found: Any, place: Callable[[Key], str], tree: type[Section]) -> str:
 def _whole(message: str, place: Callable[[Key], str], section: Key) -> str:
     """A fault of several keys together, placed at the first key of the message that was written down.
 
-    The message names keys from the top, or for a section that may stand in several places by the section's own name.
+    The message names keys from the top, or for a section that may stand in several places by the section's own name;
+    of a key without a section it says what it `is`.
     """
-    for name in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", message):
+    for name in [*re.findall(r"[a-z_]+(?:\.[a-z_]+)+", message), *re.findall(r"\b([a-z_]+) is ", message)]:
         key: Key = tuple(name.split("."))
         if key[0] in section:
             key = (*section, *key[1:])

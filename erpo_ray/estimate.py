@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from erpo_ray.config import Config, Fit
+from erpo_ray.config import Config
+from erpo_ray.config.training import Fit
 from erpo_ray.methods import safer
 from erpo_ray.types import StageKind
 
@@ -184,10 +185,19 @@ def _explored(config: Config, harmful: int, benign: int) -> int:
 
 
 def _evolve(name: str, config: Config, speed: Rates) -> Cost:
-    """The first generation, those of both objectives, and the crossed ones."""
+    """The first generation, those of both objectives, and the crossed ones; with `policy` each is written first."""
     settings = config.sos
-    systems = 1 + settings.children * (2 + 2 * settings.generations)
-    return _cost(name, "evolve", systems * settings.prompts, settings.max_tokens, 0, 0.0, speed)
+    children = settings.children * (2 + 2 * settings.generations)
+    tried = _cost(name, "evolve", (1 + children) * settings.prompts, settings.max_tokens, 0, 0.0, speed)
+    if settings.mutate == "bank":
+        return tried
+    written = _cost(name, "evolve", children, settings.rewrite.max_tokens, 0, 0.0, speed)
+    return replace(
+        tried,
+        completions=tried.completions + written.completions,
+        sampled_tokens=tried.sampled_tokens + written.sampled_tokens,
+        seconds=tried.seconds + written.seconds,
+    )
 
 
 def _drawn(config: Config) -> int:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+from erpo_ray.backend import Backend
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.measures import Observation, Observer, SuiteResult, result, row
 from erpo_ray.evaluate.suite import LEFT_OUT, OBSERVATIONS, QUESTIONS, RESULT, REVIEWS, SECOND, SUITE, Question, Suite
 from erpo_ray.evaluate.turns import Renders, second_turns
-from erpo_ray.explore import Backend, Part, Phase, prove_judge, sample
+from erpo_ray.explore import Part, Phase, prove_judge, sample
 from erpo_ray.faults import check_verdicts
 from erpo_ray.judging.ensemble import Committee, Review, opinions, reviews
 from erpo_ray.rundir import Ledger, RunDir, StageDir

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from erpo_ray import preflight, rules, terminal, tracking
+from erpo_ray.backend import Backend
 from erpo_ray.config import Config
 from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.endings import recorded
@@ -18,12 +20,12 @@ from erpo_ray.evaluate.measures import Observer, SuiteResult
 from erpo_ray.evaluate.metrics import table
 from erpo_ray.evaluate.suite import Question, Suite
 from erpo_ray.examine import Examiner
-from erpo_ray.explore import Backend
 from erpo_ray.judging.ensemble import committee_of
 from erpo_ray.labelling import label
-from erpo_ray.loop import align
+from erpo_ray.loop import align, imitation
+from erpo_ray.loop import synthesize as up_to_examples
 from erpo_ray.methods import METHODS
-from erpo_ray.methods.base import Outcome, Renderer, Stage, Task, Teacher
+from erpo_ray.methods.base import Renderer, Stage, Task, Teacher
 from erpo_ray.preflight import Ready
 from erpo_ray.progress import Progress
 from erpo_ray.prompts.mixing import per_source
@@ -33,6 +35,9 @@ from erpo_ray.scene import Scene
 from erpo_ray.traces import vocabulary
 from erpo_ray.types import Prompt, Request, Sampling, encode, identity
 
+T = TypeVar("T")
+Play = Callable[[Sequence[Stage], Task, Scene, RunDir], T]
+"""Plays stages: `loop.align`, or a part of it."""
 Boot = Callable[[Config, Steps], AbstractContextManager[Backend]]
 """Opens a backend for a configuration; it ends with the block, or stays up for the next one."""
 
@@ -53,7 +58,7 @@ def run(config: Config, run_dir: Path, say: Callable[[str], None] = terminal.say
     """Perform or continue a run; return the exit code. Prints a line per phase and the table of all policies."""
     shared = shared or Shared(preflight.check(config, run_dir), booted, lambda run: None)
     with _begun(config, run_dir, say, shared) as begun:
-        outcomes = _align(config, METHODS[config.method](config), begun, say, shared)
+        outcomes = _played(align, config, METHODS[config.method](config), begun, say, shared)
         accepted = [outcome for outcome in outcomes[1:] if outcome.accepted]
         say(table([outcome.measured for outcome in outcomes]))
         kept = outcomes[-1].evaluation
@@ -71,10 +76,21 @@ def run(config: Config, run_dir: Path, say: Callable[[str], None] = terminal.say
     return 0
 
 
+def synthesize(config: Config, run_dir: Path, say: Callable[[str], None] = terminal.say) -> int:
+    """Begin a run, or continue it, up to the examples of its first stage; return the exit code."""
+    preflight.method(config)
+    imitation(stages := METHODS[config.method](config))
+    shared = Shared(preflight.check(config, run_dir), booted, lambda run: None)
+    with _begun(config, run_dir, say, shared) as begun:
+        say(f"examples: {_played(up_to_examples, config, stages, begun, say, shared)}")
+    say(f"next: erpo run with the same arguments trains on them, in {run_dir}")
+    return 0
+
+
 def measure(config: Config, run_dir: Path, say: Callable[[str], None], shared: Shared) -> None:
     """A run without stages: the model as given on the evaluation prompts, under `evaluate.decode`."""
     with _begun(config, run_dir, say, shared) as begun:
-        (base,) = _align(config, (), begun, say, shared)
+        (base,) = _played(align, config, (), begun, say, shared)
         say(table([base.measured]))
 
 
@@ -113,9 +129,14 @@ def _reported(run: RunDir, say: Callable[[str], None]) -> Iterator[Callable[[], 
         draw()
 
 
-def _align(
-    config: Config, stages: Sequence[Stage], begun: _Begun, say: Callable[[str], None], shared: Shared
-) -> tuple[Outcome, ...]:
+def _played(
+    play: Play[T],
+    config: Config,
+    stages: Sequence[Stage],
+    begun: _Begun,
+    say: Callable[[str], None],
+    shared: Shared,
+) -> T:
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
     ready, run = shared.ready, begun.run
@@ -136,7 +157,7 @@ def _align(
         phase = pulse.phase(progress.phase)
         asked = requests(held, renderer, config)
         scene = Scene(backend, run, config, asked, phase, say, begun.follow, begun.draw)
-        return align(stages, task, scene, run)
+        return play(stages, task, scene, run)
 
 
 @contextmanager
@@ -204,6 +225,7 @@ def evaluate(
 
     Suites of one judge that follow one another are sampled together; before another judge the workers start anew.
     """
+    from erpo_ray.engines import templates
     from erpo_ray.engines.renderer import Renderer as ModelRenderer
 
     book = rules.load(config.rules.path)
@@ -217,8 +239,8 @@ def evaluate(
     results: list[SuiteResult] = []
     try:
         policy = backend.policy(model)
-        inputs = {"policy": policy.version, "rules": identity(encode(book))}
-        with RunDir.open(out, config, inputs=inputs, note=say) as run, recorded(run.status):
+        told = {"policy": policy.version, "rules": identity(encode(book)), "template": templates.identity(model)}
+        with RunDir.open(out, config, inputs=told, note=say) as run, recorded(run.status):
             observer = Observer(book, config.model.dialect, renderer.pieces)
             for judge, together in groupby(zip(judged, asked, strict=True), key=lambda both: both[0].judge):
                 if judge != serving.judge:
@@ -256,4 +278,5 @@ def inputs(ready: Ready) -> dict[str, str]:
         "rules": identity(encode(ready.book)),
         "train": identity(*map(encode, ready.mix.train)),
         "evaluate": identity(*map(encode, ready.mix.evaluate)),
+        "template": ready.template,
     }

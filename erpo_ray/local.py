@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +63,10 @@ class _Alone:
             self.engine.load(policy.path, policy.version)
         self._policy = policy
 
-    def begin(self, seed: int) -> None:
+    def begin(self, seed: int) -> Collection[int]:
         if self.engine:
             self.engine.begin(seed)
+        return ()
 
     def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[Served]:
         engine = self._served()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
-from erpo_ray.methods.base import History, Outcome, Stage, Task
+from erpo_ray.errors import UsageError
+from erpo_ray.methods.base import History, Imitate, Outcome, Stage, Task
 from erpo_ray.rundir import RunDir
 from erpo_ray.scene import Scene
 from erpo_ray.types import Advantage, Example, Pair
@@ -41,3 +43,25 @@ def align(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> tup
             outcome = scene.judge(s, stage, history, policy, groups)
         history = History((*history.outcomes, outcome), negatives)
     return history.outcomes
+
+
+def synthesize(stages: Sequence[Stage], task: Task, scene: Scene, run: RunDir) -> Path:
+    """Play the run up to the examples of its first stage; their file. `align` goes on from there."""
+    first = imitation(stages)
+    with run.stage("base") as s:
+        history = History((scene.base(s, task),))
+    with run.stage(f"00-{first.name}") as s:
+        groups = scene.explorer(s, first, task, history)
+        scene.rows(s, "examples.jsonl", Example, groups, partial(first.examples, task))
+        return s.path / "examples.jsonl"
+
+
+def imitation(stages: Sequence[Stage]) -> Imitate:
+    """The first stage. UsageError when it does not learn from examples."""
+    first = stages[0]
+    if first.kind != "imitate":
+        raise UsageError(
+            f"key `method`: its first stage, {first.name}, learns from no examples; use a method that begins with "
+            "them, as method=sft or method=erpo"
+        )
+    return first

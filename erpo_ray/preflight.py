@@ -35,16 +35,20 @@ TEMPLATE_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What the checks read on their way, for the run to use. `disk_bytes` is what the run will write at most."""
+    """What the checks read on their way, for the run to use. `template` is the sha256 of the model's chat template,
+    `disk_bytes` what the run will write at most."""
 
     book: RuleBook
     mix: mixing.Mix
     model_dir: Path
+    template: str
     disk_bytes: int
 
 
 def check(config: Config, run_dir: Path | None = None) -> Ready:
     """All checks, the cheap ones first. `run_dir` None (plan, evaluation) skips what concerns the directory."""
+    from erpo_ray.engines import templates
+
     method(config)
     plainly(config)
     tracking.require(config.tracking)
@@ -64,7 +68,7 @@ def check(config: Config, run_dir: Path | None = None) -> Ready:
     needed = disk(config, model_dir)
     if run_dir is not None:
         space(run_dir, needed)
-    return Ready(book, mix, model_dir, needed)
+    return Ready(book, mix, model_dir, templates.identity(model_dir), needed)
 
 
 def method(config: Config) -> None:
@@ -121,17 +125,19 @@ def space(run_dir: Path, needed: int) -> None:
 
 def model(config: Config) -> Path:
     """The model's directory, with weights, a chat template, and a context as long as `model.max_length`."""
+    from erpo_ray.engines import templates
     from erpo_ray.engines.models import materialise
 
     given = Path(config.model.path).expanduser()
     for name in ("config.json", "tokenizer_config.json"):
         _json(given / name)
     found = materialise(config.model.path)
-    if not _has_template(found):
+    if not templates.read(found):
         raise UsageError(
             f"{found}: the model has no chat template; use its instruct or chat variant, "
             "or put a chat_template.jinja beside its tokenizer"
         )
+    templates.check(found, strict=True)
     _fits("model.max_length", config.model.max_length, found)
     return found
 
@@ -155,6 +161,7 @@ def judge(settings: AnyJudge, book: RuleBook) -> None:
 
 
 def _judge_model(settings: JudgeGuard | JudgeReward, book: RuleBook) -> None:
+    from erpo_ray.engines import templates
     from erpo_ray.engines.models import materialise
 
     found = materialise(settings.model, "judge.model")
@@ -165,7 +172,7 @@ def _judge_model(settings: JudgeGuard | JudgeReward, book: RuleBook) -> None:
         chats = any(isinstance(question, Chat) for _, question in questions)
     elif not any(str(name).endswith("ForSequenceClassification") for name in _architectures(found)):
         raise UsageError(f"judge.model: {found} is no sequence classifier ({_architectures(found)}); name one that is")
-    if chats and not _has_template(found):
+    if chats and not templates.read(found):
         raise UsageError(
             f"judge.model: {found} has no chat template, which writes what it is asked; "
             "put the model's own chat_template.jinja beside its tokenizer"
@@ -219,12 +226,6 @@ def renderer(model_dir: Path) -> Renderer:
     from erpo_ray.engines.renderer import Renderer
 
     return Renderer(model_dir)
-
-
-def _has_template(model_dir: Path) -> bool:
-    if any((model_dir / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
-        return True
-    return bool(_json(model_dir / "tokenizer_config.json").get("chat_template"))
 
 
 def _json(path: Path) -> dict[str, object]:

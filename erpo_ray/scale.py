@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from erpo_ray.config import Config, Fit
+from erpo_ray.config import Config
+from erpo_ray.config.training import Fit
 from erpo_ray.errors import UsageError
 from erpo_ray.estimate import GIB, TRAINING_BYTES, Cost, sides
 from erpo_ray.placement import Node

@@ -10,15 +10,17 @@ from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
+from erpo_ray import usage
+from erpo_ray.backend import Ahead, Backend
 from erpo_ray.config import Config
 from erpo_ray.config.judges import JudgeEnsemble
 from erpo_ray.errors import RunFailed
 from erpo_ray.evaluate.gate import Decision, accept
 from erpo_ray.evaluate.metrics import evaluation, row
-from erpo_ray.explore import Ahead, Backend, Phase, explore, prove_judge
+from erpo_ray.explore import Phase, explore, prove_judge
 from erpo_ray.faults import saturated, why_no_pairs
 from erpo_ray.judging.ensemble import Review, committee_of, opinions, reviews
-from erpo_ray.methods.base import Evolve, History, Imitate, Outcome, Prefer, Reinforce, Stage, Task
+from erpo_ray.methods.base import Evolve, History, Imitate, Outcome, Prefer, Reinforce, Stage, Task, Tried
 from erpo_ray.pairs import median_passing_length
 from erpo_ray.rundir import RunDir, StageDir
 from erpo_ray.rundir.files import working
@@ -141,7 +143,9 @@ class Scene:
         self, s: StageDir, stage: Evolve, task: Task, history: History, groups: Groups
     ) -> tuple[Policy, Scene]:
         """The last policy under the system prompt that the stage finds, and the scene in which it is asked that way."""
-        system = s.value("system_prompt.json", str, lambda: stage.best(groups()))
+        system = s.value("system_prompt.json", str, lambda: stage.best(task, groups()))
+        if not s.sealed:
+            s.once("tried.jsonl", Tried, lambda: stage.tried(task, groups()))
         start = history.last.policy
         path = s.directory("policy", lambda out, work: self.backend.instruct(start, system, out))
         renderer = task.renderer.under(system)
@@ -230,8 +234,17 @@ class Scene:
         self.follow()
         self.run.point_policy(outcome.policy.path)
         if closing:
+            self._tend(s.path.name)
             self.show()
         return outcome
+
+    def _tend(self, stage: str) -> None:
+        """Keep what every actor holds of its machine; the backend replaces workers that have grown too much."""
+        upkeep = self.backend.upkeep()
+        self.run.tell_actors(actors := usage.rows(stage, upkeep))
+        for one in actors:
+            if one.replaced:
+                self.say(f"{one.actor} had grown to {one.rss / usage.GIB:.1f} GiB and is replaced")
 
 
 def _beside(work: Callable[[], T], meanwhile: Callable[[], None]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster.closing import closing
 from erpo_ray.cluster.crew import RayCrew
 from erpo_ray.cluster.data import read_prompts
@@ -15,9 +16,9 @@ from erpo_ray.cluster.training import Trainers
 from erpo_ray.config import Config, Data
 from erpo_ray.engines.judges import has_model
 from erpo_ray.errors import UsageError
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.prompts.mixing import Mix
 from erpo_ray.types import Candidate, Policy, Request, Verdict
+from erpo_ray.usage import Growth, Upkeep
 
 
 class RayBackend(PooledBackend):
@@ -37,6 +38,7 @@ class RayBackend(PooledBackend):
             )
         self._workers = RayCrew(config, self._joined)
         self._trainers = Trainers(config.cluster, self._joined, judges, config.batches)
+        self._growth = Growth(config.cluster.growth_gib)
         self._apart = self._joined.gpu and not config.cluster.share_gpu
         super().__init__(config, self._workers, progress)
 
@@ -71,6 +73,15 @@ class RayBackend(PooledBackend):
                 Scoring(reference, rows, ahead.training, ahead.kept.resolve(), ahead.by_token)
             ),
         )
+
+    def upkeep(self) -> Upkeep:
+        """Of all actors; rollout and judge workers that have grown too much are replaced."""
+        held = self._workers.usage()
+        grown = self._growth.beyond(held)
+        for name in grown:
+            self._workers.replace(name)
+            self._renewed = True
+        return Upkeep({**held, **self._trainers.usage()}, grown)
 
     def close(self) -> None:
         """End the workers; a cluster we started ends too."""

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from erpo_ray.cluster.canary import Served
-from erpo_ray.cluster.pool import CALL_DEADLINE_S, Item, WorkerLost
+from erpo_ray.cluster.pool import CALL_DEADLINE_S, LOSSES_IN_A_ROW, Item, WorkerLost
 from erpo_ray.cluster.start import Joined
 from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker
 from erpo_ray.config import Config
 from erpo_ray.engines.judges import has_model
 from erpo_ray.errors import RunFailed, UsageError
+from erpo_ray.terminal import say
 from erpo_ray.types import Policy, Request, seed_of
+from erpo_ray.usage import Usage
 
 ROLLOUT_SHARE, TRAIN_SHARE = 0.51, 0.49
 """Parts of a GPU when rollout and training take turns: two rollout workers never fit one GPU, one of each does."""
 
+ANSWER_S = 30.0
+"""Seconds that a worker without anything to do has to say what it holds."""
+
 
 class RayCrew:
-    """Rollout and judge actors. On CPU they reserve nothing: they rest while others compute."""
+    """Rollout and judge actors. On CPU they reserve nothing: they rest while others compute.
+
+    A rollout worker that took the place of a lost one is absent until it is up: its node may be gone for good.
+    """
 
     def __init__(self, config: Config, joined: Joined) -> None:
         self.rollout_workers = config.cluster.rollout_workers
@@ -33,6 +41,7 @@ class RayCrew:
         self._seed = 0
         self._replaced = 0
         self._rollout: list[Any] = []
+        self._starting: dict[int, Any] = {}
         self._judge = [self._new_judge() for _ in range(self.judge_workers)]
 
     def serve(self, policy: Policy) -> None:
@@ -41,26 +50,25 @@ class RayCrew:
         if not self._rollout:
             self._rollout = [self._new_rollout() for _ in range(self.rollout_workers)]
         elif loaded != policy:
-            loads = [worker.load.remote(policy) for worker in self._rollout]
-            for i, load in enumerate(loads):
-                try:
-                    ray.get(load, timeout=CALL_DEADLINE_S)
-                except RayError:
-                    # It died while it rested; a new one starts with these weights.
-                    self.replace_rollout(i)
+            for worker in self._absent():
+                # It would come up with the weights of before.
+                self.replace_rollout(worker)
+            self._of_all(lambda worker: self._rollout[worker].load.remote(policy))
 
     def sleep(self) -> None:
         """Rollout workers leave their GPU to the trainer."""
-        self._get([worker.sleep.remote() for worker in self._rollout])
+        self._of_all(lambda worker: self._rollout[worker].sleep.remote())
 
-    def begin(self, seed: int) -> None:
-        """A new pass: workers drop what they hold and draw from streams that follow from `seed`."""
+    def begin(self, seed: int) -> Collection[int]:
+        """A new pass: workers drop what they hold and draw from streams that follow from `seed`. Who is absent?"""
         self._seed = seed
-        self._get([worker.begin.remote(seed_of(seed, i)) for i, worker in enumerate(self._rollout)])
+        if self._rollout:
+            self._of_all(lambda worker: self._rollout[worker].begin.remote(seed_of(seed, worker)))
+        return self._absent()
 
     def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[Served]:
-        """What every rollout worker says it serves."""
-        return self._get([worker.served.remote(prompt_ids, completion_ids) for worker in self._rollout])
+        """What every rollout worker that is up says it serves."""
+        return self._of_all(lambda worker: self._rollout[worker].served.remote(prompt_ids, completion_ids))
 
     def trainer_logprobs(
         self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]
@@ -72,9 +80,13 @@ class RayCrew:
         def wait() -> list[float]:
             try:
                 return ray.get(begun, timeout=CALL_DEADLINE_S)
-            except RayActorError:
+            except RayActorError as error:
+                say(f"judge worker 0 was lost at rest: {last_line(error)}")
                 self.replace_judge(0)
-                return self._get([self._judge[0].logprobs.remote(*call)])[0]
+            try:
+                return ray.get(self._judge[0].logprobs.remote(*call), timeout=CALL_DEADLINE_S)
+            except RayError as error:
+                raise _failed(error) from error
 
         return wait
 
@@ -95,17 +107,29 @@ class RayCrew:
             if isinstance(error, RayTaskError) and isinstance(error.cause, UsageError):
                 # A wrong key or address: another worker would meet it too.
                 raise error.cause from None
-            raise WorkerLost(last_line(error)) from error
+            raise WorkerLost(last_line(error), isinstance(error, RayActorError) and error.preempted) from error
 
     def replace_rollout(self, worker: int) -> None:
         ray.kill(self._rollout[worker])
         self._replaced += 1
-        self._rollout[worker] = self._new_rollout()
-        self._rollout[worker].begin.remote(seed_of(self._seed, worker, "replaced", self._replaced))
+        self._rollout[worker] = new = self._new_rollout()
+        self._starting[worker] = new.begin.remote(seed_of(self._seed, worker, "replaced", self._replaced))
 
     def replace_judge(self, worker: int) -> None:
         ray.kill(self._judge[worker])
         self._judge[worker] = self._new_judge()
+
+    def usage(self) -> dict[str, Usage]:
+        """What each worker holds, by name; without those that do not answer. Call it when they have nothing to do."""
+        asked = {f"rollout-{i}": worker.usage.remote() for i, worker in enumerate(self._rollout)}
+        asked |= {f"judge-{i}": worker.usage.remote() for i, worker in enumerate(self._judge)}
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S)
+        return {name: found for name, ref in asked.items() if (found := answered(ref, 0.0)) is not None}
+
+    def replace(self, name: str) -> None:
+        """The worker of that name."""
+        role, _, number = name.partition("-")
+        {"rollout": self.replace_rollout, "judge": self.replace_judge}[role](int(number))
 
     def close(self) -> None:
         """End all workers."""
@@ -127,19 +151,57 @@ class RayCrew:
         remote = ray.remote(num_cpus=0, num_gpus=int(gpu), scheduling_strategy="SPREAD", label_selector=labels)
         return remote(JudgeWorker).remote(self._config, gpu)
 
-    def _get(self, refs: list[Any]) -> list[Any]:
-        """Results of calls that all workers must answer. RunFailed with the cause otherwise."""
-        try:
-            return ray.get(refs, timeout=CALL_DEADLINE_S)
-        except GetTimeoutError as error:
-            raise RunFailed(
-                f"a worker did not answer for {CALL_DEADLINE_S:.0f} s; "
-                "`ray status` shows whether it waits for resources"
-            ) from error
-        except RayError as error:
-            raise RunFailed(f"a worker failed: {last_line(error)}; start the same command again") from error
+    def _absent(self) -> set[int]:
+        """Workers that have yet to come up. One whose start has failed is not among them: its next call tells."""
+        if self._starting:
+            up, _ = ray.wait([*self._starting.values()], num_returns=len(self._starting), timeout=0)
+            self._starting = {worker: start for worker, start in self._starting.items() if start not in up}
+        return set(self._starting)
+
+    def _of_all(self, call: Callable[[int], Any]) -> list[Any]:
+        """What every rollout worker answers that is up, one at least. One that dies is replaced, and not waited for
+        while there are others; RunFailed with the cause when a call raises, or all have died LOSSES_IN_A_ROW times."""
+        for last in reversed(range(LOSSES_IN_A_ROW)):
+            absent = self._absent()
+            if len(absent) == self.rollout_workers:
+                ray.wait([*self._starting.values()], timeout=CALL_DEADLINE_S)
+                absent = self._absent()
+            present = [worker for worker in range(self.rollout_workers) if worker not in absent]
+            if not present:
+                break
+            answers: list[Any] = []
+            for worker, ref in [(worker, call(worker)) for worker in present]:
+                try:
+                    answers.append(ray.get(ref, timeout=CALL_DEADLINE_S))
+                except RayError as error:
+                    died = isinstance(error, RayActorError) and not error.actor_init_failed
+                    if not died or (last == 0 and not answers):
+                        raise _failed(error) from error
+                    say(f"rollout worker {worker} was lost at rest: {last_line(error)}")
+                    self.replace_rollout(worker)
+            if answers:
+                return answers
+        raise _failed(GetTimeoutError())
+
+
+def _failed(error: RayError) -> RunFailed:
+    """Of a call that must be answered."""
+    if isinstance(error, GetTimeoutError):
+        return RunFailed(
+            f"a worker did not answer for {CALL_DEADLINE_S:.0f} s; `ray status` shows whether it waits for resources"
+        )
+    return RunFailed(f"a worker failed: {last_line(error)}; start the same command again")
+
+
+def answered(ref: Any, timeout_s: float) -> Any:
+    """The result of a call, None when none comes or the worker is lost: whoever needs it next will find out."""
+    try:
+        return ray.get(ref, timeout=timeout_s)
+    except RayError:
+        return None
 
 
 def last_line(error: BaseException) -> str:
-    """The line of a Ray error that names the cause: the last one of its text."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    """The line of a Ray error that names the cause: the last one of its text, without Ray's guesses of what may be."""
+    last = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    return last.partition(" Some common causes")[0]

@@ -18,16 +18,15 @@ PATIENCE = 3.0
 
 @dataclass(slots=True)
 class _Mark:
-    """When a worker last got on, and where it stood; `start_s`: it has yet to start, and may take that long."""
+    """When a worker last got on, and where it stood."""
 
     since: float = 0.0
     tokens: int = 0
     begun: bool = False
-    start_s: float = 0.0
 
 
 class Pace:
-    """The rollout workers of one pass, which are up when it begins. Times are those of one clock, in seconds."""
+    """The rollout workers of one pass, each from when it has something to do. Times in seconds of one clock."""
 
     def __init__(self, workers: int) -> None:
         self._marks = [_Mark() for _ in range(workers)]
@@ -45,18 +44,17 @@ class Pace:
         mark = self._marks[worker]
         if tokens == mark.tokens and not finished:
             return
-        if not mark.start_s:
-            self._longest = max(self._longest, now - mark.since)
+        self._longest = max(self._longest, now - mark.since)
         self._marks[worker] = _Mark(now, mark.tokens if tokens is None else tokens, True)
 
-    def replaced(self, worker: int, start_s: float, now: float) -> None:
-        """Another one takes its place, which has `start_s` to draw its first token."""
-        self._marks[worker] = _Mark(now, start_s=start_s)
+    def replaced(self, worker: int, now: float) -> None:
+        """Another one takes its place, which has drawn nothing."""
+        self._marks[worker] = _Mark(now)
 
     def stands(self, worker: int, now: float) -> float:
         """Seconds since it last got on, when they are too many; 0 otherwise."""
         mark = self._marks[worker]
-        limit = max(STALL_S if mark.begun else FIRST_S, PATIENCE * self._longest, mark.start_s)
+        limit = max(STALL_S if mark.begun else FIRST_S, PATIENCE * self._longest)
         return now - mark.since if now - mark.since > limit else 0.0
 
     def tokens(self, worker: int) -> int:

@@ -6,28 +6,27 @@ beforehand and nothing waits for the slowest. Judges take whatever has been samp
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from erpo_ray.cluster.pace import Pace
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
-from erpo_ray.terminal import clean
 from erpo_ray.types import Candidate, Failure, Prompt, Request, Verdict
-
-_log = logging.getLogger(__name__)
 
 Item = tuple[Prompt, Candidate]
 
 JUDGE_BATCH = 32
+BACKLOG = 64 * JUDGE_BATCH
+"""Candidates that may wait for each judge worker: beyond that, rollout workers get nothing new."""
 SPARE = 0.25
 """Share of samples a worker holds beyond what its engine runs at once, so that a finished one is followed at once."""
 LOSSES_IN_A_ROW = 3
-"""Lost workers without a result in between after which the run stops."""
+"""Losses of one worker, without a result of anyone in between, after which the run stops. A node takes all of its
+workers with it at once, which says nothing of any of them."""
 CALL_DEADLINE_S = 1800.0
 """A call that takes longer is lost: engine start and the slowest judge are minutes even for large models. Rollout
 workers that are up are held to their `Pace`."""
@@ -36,7 +35,11 @@ LAST_LOOK_S = 2.0
 
 
 class WorkerLost(Exception):
-    """A worker died, hung or raised; the message says which and why."""
+    """A worker died, hung or raised; the message says which and why. `preempted`: its node was called in."""
+
+    def __init__(self, why: str, preempted: bool = False) -> None:
+        super().__init__(why)
+        self.preempted = preempted
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,10 @@ class Crew(Protocol):
     rollout_workers: int
     judge_workers: int
 
-    def advance(self, worker: int, requests: Sequence[Request]) -> Any: ...
+    def advance(self, worker: int, requests: Sequence[Request]) -> Any:
+        """With no requests, the ticket of a worker that holds nothing says that it is up."""
+        ...
+
     def judge(self, worker: int, items: Sequence[Item]) -> Any: ...
 
     def wait(self, tickets: Sequence[Any], timeout_s: float) -> Sequence[Any]:
@@ -72,7 +78,7 @@ class Crew(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    kind: str
+    kind: Literal["rollout", "judge"]
     worker: int
     since: float
 
@@ -81,8 +87,9 @@ class Pool:
     """One pass over requests: samples them, yields every candidate before a judge sees it, then its verdict.
 
     A request is a sample of one prompt; (prompt id, sample) occurs once in a pass. `unjudged` are candidates of an
-    earlier start that still want a verdict. `candidate_id` names a sample. `asks`: engines ask others between two
-    tokens, and may wait for them as long as any call may take.
+    earlier start that still want a verdict. `candidate_id` names a sample. Workers in `absent` have yet to come up, as
+    have those that take the place of lost ones: they get samples when they are there. `note` hears of each loss.
+    `asks`: engines ask others between two tokens, and may wait for them as long as any call may take.
     """
 
     def __init__(
@@ -93,9 +100,12 @@ class Pool:
         candidate_id: Callable[[str, int], str],
         in_flight: int,
         clock: Callable[[], float] = time.monotonic,
+        absent: Collection[int] = (),
+        note: Callable[[str], None] = lambda line: None,
         asks: bool = False,
     ) -> None:
-        self._crew, self._name, self._clock = crew, candidate_id, clock
+        self._crew, self._name, self._clock, self._note = crew, candidate_id, clock, note
+        self._absent = absent
         self._source = iter(requests)
         self._again: deque[Request] = deque()
         self._room = in_flight + max(1, int(in_flight * SPARE))
@@ -103,26 +113,38 @@ class Pool:
         self._unjudged: deque[Item] = deque(unjudged)
         self._judging: list[list[Item]] = [[] for _ in range(crew.judge_workers)]
         self._calls: dict[Any, _Call] = {}
+        self._losses: Counter[tuple[str, int]] = Counter()
         self._pace = Pace(crew.rollout_workers)
         self._asks = asks
-        self._losses = 0
 
     def run(self) -> Iterator[Candidate | Verdict]:
         """Until every request has a candidate and every candidate a verdict."""
         for worker in range(self._crew.rollout_workers):
-            self._advance(worker)
+            if worker in self._absent:
+                self._await(worker)
+            else:
+                self._advance(worker)
         self._judge()
-        while self._calls:
+        while self._going():
             ready = self._crew.wait(list(self._calls), 1.0)
             calls = [(self._calls[ticket], ticket) for ticket in [*ready, *self._overdue(ready)]]
             # All workers go on before the caller stores what is yielded here, and judges between one and the next.
-            sampled = [(call, self._sampled(call, ticket)) for call, ticket in calls if call.kind == "advance"]
-            for call, done in sampled:
+            sampled = [(call, self._sampled(call, ticket)) for call, ticket in calls if call.kind == "rollout"]
+            # Results first: they say that not every worker is lost.
+            for call, done in sorted(sampled, key=lambda each: isinstance(each[1], WorkerLost)):
                 yield from self._given(call, done)
                 yield from self._meanwhile()
             for call, ticket in calls:
                 if call.kind == "judge" and ticket in self._calls:
                     yield from self._judged(call, ticket)
+
+    def _going(self) -> bool:
+        """Something is being drawn or judged, or waits to be. A worker that has yet to come up is no work by itself."""
+        if any(call.kind == "judge" or self._held[call.worker] for call in self._calls.values()):
+            return True
+        if not self._again and (request := next(self._source, None)):
+            self._again.append(request)
+        return bool(self._again and self._calls)
 
     def _meanwhile(self) -> Iterator[Verdict]:
         """What judges have to say by now."""
@@ -138,7 +160,8 @@ class Pool:
             news: list[Finished | Drawn] = self._result(call, ticket)
             finished = [one for one in news if isinstance(one, Finished)]
             _require_asked(call, [(one.prompt_id, one.sample) for one in finished], held)
-            self._got_on(call.worker, news)
+            if held:
+                self._got_on(call.worker, news)
         except WorkerLost as error:
             return error
         done = [(held.pop((one.prompt_id, one.sample)).prompt, one) for one in finished]
@@ -149,13 +172,15 @@ class Pool:
         if isinstance(done, WorkerLost):
             held = self._held[call.worker]
             self._again.extendleft(reversed(_outstanding(held)))
+            self._lost(call, done, f"{len(held)} samples are drawn again")
             held.clear()
-            self._lost(done)
             self._crew.replace_rollout(call.worker)
-            self._pace.replaced(call.worker, CALL_DEADLINE_S, self._clock())
-            self._advance(call.worker)
+            self._pace.replaced(call.worker, self._clock())
+            self._await(call.worker)
+            self._wake()
             return
-        self._losses = 0 if done else self._losses
+        if done:
+            self._losses.clear()
         for prompt, one in done:
             name = self._name(prompt.id, one.sample)
             candidate = Candidate(
@@ -181,11 +206,13 @@ class Pool:
                 )
         except WorkerLost as error:
             self._unjudged.extendleft(reversed(items))
-            self._lost(error)
+            self._lost(call, error, f"{len(items)} candidates are judged again")
             self._crew.replace_judge(call.worker)
             verdicts = []
-        self._losses = 0 if verdicts else self._losses
+        if verdicts:
+            self._losses.clear()
         self._judge()
+        self._wake()
         yield from verdicts
 
     def _advance(self, worker: int) -> None:
@@ -194,11 +221,23 @@ class Pool:
         if not held:
             self._pace.asked(worker, self._clock())
         new: list[Request] = []
-        while (room := self._room - len(held)) > 0 and (request := self._next(room)):
+        full = len(self._unjudged) >= BACKLOG * self._crew.judge_workers
+        while not full and (room := self._room - len(held)) > 0 and (request := self._next(room)):
             held.update({(request.prompt.id, sample): request for sample in request.samples})
             new.append(request)
         if held:
-            self._call("advance", worker, self._crew.advance(worker, new))
+            self._call("rollout", worker, self._crew.advance(worker, new))
+
+    def _await(self, worker: int) -> None:
+        """Nothing is given to it before it is up: of a machine that never comes back nobody waits for samples."""
+        self._call("rollout", worker, self._crew.advance(worker, ()))
+
+    def _wake(self) -> None:
+        """Workers at rest get what there is to do."""
+        busy = {call.worker for call in self._calls.values() if call.kind == "rollout"}
+        for worker in range(self._crew.rollout_workers):
+            if worker not in busy:
+                self._advance(worker)
 
     def _next(self, room: int) -> Request | None:
         """The next request, cut to `room` samples."""
@@ -214,7 +253,7 @@ class Pool:
                 items += [self._unjudged.popleft() for _ in range(min(JUDGE_BATCH, len(self._unjudged)))]
                 self._call("judge", worker, self._crew.judge(worker, items))
 
-    def _call(self, kind: str, worker: int, ticket: Any) -> None:
+    def _call(self, kind: Literal["rollout", "judge"], worker: int, ticket: Any) -> None:
         self._calls[ticket] = _Call(kind, worker, self._clock())
 
     def _overdue(self, ready: Sequence[Any]) -> list[Any]:
@@ -223,14 +262,14 @@ class Pool:
 
     def _silent(self, call: _Call, now: float) -> float:
         """Seconds without a sign from the worker of a call, when they are too many; 0 otherwise."""
-        if call.kind == "advance" and not self._asks:
+        if call.kind == "rollout" and self._held[call.worker] and not self._asks:
             return self._pace.stands(call.worker, now)
         return now - call.since if now - call.since > CALL_DEADLINE_S else 0.0
 
     def _result(self, call: _Call, ticket: Any) -> list[Any]:
         seconds = self._silent(call, self._clock())
         if seconds and not self._crew.wait([ticket], LAST_LOOK_S):
-            drawn = f" after {self._pace.tokens(call.worker)} tokens" if call.kind == "advance" else ""
+            drawn = f" after {self._pace.tokens(call.worker)} tokens" if call.kind == "rollout" else ""
             raise WorkerLost(f"{call.kind} worker {call.worker} gave no sign for {seconds:.0f} s{drawn}")
         return self._crew.result(ticket)
 
@@ -240,14 +279,17 @@ class Pool:
         tokens = next((one.tokens for one in news if isinstance(one, Drawn)), None)
         self._pace.told(worker, tokens, any(isinstance(one, Finished) for one in news), now)
         if not self._asks and (seconds := self._pace.stands(worker, now)):
-            raise WorkerLost(f"advance worker {worker} answers, but has drawn no token for {seconds:.0f} s")
+            raise WorkerLost(f"rollout worker {worker} answers, but has drawn no token for {seconds:.0f} s")
 
-    def _lost(self, error: WorkerLost) -> None:
-        self._losses += 1
-        _log.warning("a worker is replaced: %s", clean(str(error)))
-        if self._losses >= LOSSES_IN_A_ROW:
+    def _lost(self, call: _Call, error: WorkerLost, next_: str) -> None:
+        """Tell of it; RunFailed when it was one too many. What a preempted node takes away counts for nothing."""
+        with_node = " with a preempted node" if error.preempted else ""
+        self._note(f"{call.kind} worker {call.worker} was lost{with_node}, {next_}: {error}")
+        self._losses[call.kind, call.worker] += not error.preempted
+        if self._losses[call.kind, call.worker] >= LOSSES_IN_A_ROW:
             raise RunFailed(
-                f"workers were lost {self._losses} times in a row without a result; the last: {error}. "
+                f"{call.kind} worker {call.worker} was lost {LOSSES_IN_A_ROW} times in a row without a result of any; "
+                f"the last: {error}. "
                 "Look for memory (cluster.kv_cache_gib, cluster.in_flight) and start the same command again"
             ) from error
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import canary
 from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pool import Crew, Item, Pool
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines.renderer import Renderer
-from erpo_ray.explore import Ahead, Name
+from erpo_ray.terminal import say
 from erpo_ray.train.weights import left, version
 from erpo_ray.types import Candidate, Objective, Policy, Request, Surrogate, Training, Verdict, seed_of
+from erpo_ray.usage import Upkeep
 
 
 class ServingCrew(Crew, Protocol):
@@ -26,12 +28,13 @@ class ServingCrew(Crew, Protocol):
         """All rollout workers have these weights: new workers start with them, running ones load them in place."""
         ...
 
-    def begin(self, seed: int) -> None:
-        """A new pass: workers drop what they hold and draw from streams that follow from `seed`."""
+    def begin(self, seed: int) -> Collection[int]:
+        """A new pass: workers drop what they hold and draw from streams that follow from `seed`. Returns the workers
+        that have yet to come up."""
         ...
 
     def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[canary.Served]:
-        """What every rollout worker says it serves."""
+        """What every rollout worker that is up says it serves; one is up at least."""
         ...
 
     def trainer_logprobs(
@@ -54,6 +57,7 @@ class PooledBackend(ABC):
     def __init__(self, config: Config, crew: ServingCrew, progress: Progress) -> None:
         self._config, self._crew, self._progress = config, crew, progress
         self._proved: canary.Canary | None = None
+        self._renewed = False
         # Of the first policy. The later ones have its vocabulary, and a canary is compared with the one before it.
         self._tokens: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
@@ -63,7 +67,7 @@ class PooledBackend(ABC):
 
     def prepare(self, policy: Policy) -> None:
         """Every rollout worker serves `policy` and has proved it against the trainer's numbers. RunFailed otherwise."""
-        if self._proved and self._proved.version == policy.version:
+        if self._proved and self._proved.version == policy.version and not self._renewed:
             self._crew.serve(policy)
             return
         if self._tokens is None:
@@ -76,7 +80,7 @@ class PooledBackend(ABC):
         engines, trainer = self._crew.served(*tokens), computed()
         tolerance = self._config.cluster.canary_tolerance
         proofs = [canary.prove(policy, engine, trainer, self._proved, tolerance) for engine in engines]
-        self._proved = proofs[0]
+        self._proved, self._renewed = proofs[0], False
 
     def rollouts(
         self, requests: Iterable[Request], unjudged: Sequence[Item], name: Name, ahead: Ahead | None = None
@@ -86,9 +90,9 @@ class PooledBackend(ABC):
         # A resumed pass wants fewer samples, and must not draw what the first one drew.
         left = sum(len(request.samples) for request in wanted)
         first = [name(request.prompt.id, request.samples[0]) for request in wanted[:1]]
-        self._crew.begin(seed_of(self._config.seed, *first, left))
-        asks = self._config.evaluate.decode.name in SEARCHES
-        return Pool(self._crew, wanted, unjudged, name, self._config.cluster.in_flight, asks=asks).run()
+        absent = self._crew.begin(seed_of(self._config.seed, *first, left))
+        in_flight, asks = self._config.cluster.in_flight, self._config.evaluate.decode.name in SEARCHES
+        return Pool(self._crew, wanted, unjudged, name, in_flight, absent=absent, note=say, asks=asks).run()
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
         """Train on the examples file; a model directory appears in `out`. `work` keeps checkpoints over crashes."""
@@ -133,6 +137,10 @@ class PooledBackend(ABC):
 
         instruct(policy.path, system, out)
         return {}
+
+    def upkeep(self) -> Upkeep:
+        """Nothing: the workers are in the driver's own process."""
+        return Upkeep({})
 
     def close(self) -> None:
         """End the workers."""

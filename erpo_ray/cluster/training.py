@@ -16,14 +16,16 @@ from typing import Any
 
 import msgspec
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from erpo_ray.cluster import data
-from erpo_ray.cluster.crew import TRAIN_SHARE
+from erpo_ray.cluster.crew import ANSWER_S, TRAIN_SHARE, answered
 from erpo_ray.cluster.job import Job, Progress, Scoring, train
 from erpo_ray.cluster.start import Joined, machines
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault, RunFailed
 from erpo_ray.placement import Infeasible, elastic
+from erpo_ray.usage import Usage, usage
 
 _PROGRESS_FILE = "progress.json"
 _POLL_S = 1.0
@@ -66,6 +68,10 @@ class Trainers:
         """Have these rows scored in the background, unless the workers have something to do already."""
         return self._group is not None and self._group.score(rows)
 
+    def usage(self) -> dict[str, Usage]:
+        """What each worker held when it had done its last job, by name."""
+        return {} if self._group is None or self._group.ended else self._group.usage()
+
     def close(self) -> None:
         """End the workers."""
         if self._group:
@@ -102,6 +108,7 @@ class Desk:
     def __init__(self) -> None:
         self._jobs: list[Task] = []
         self._results: list[dict[str, float]] = []
+        self._held: dict[int, Usage] = {}
         self._news = asyncio.Condition()
 
     async def leave(self, job: Task) -> None:
@@ -116,11 +123,23 @@ class Desk:
             await self._news.wait_for(lambda: len(self._jobs) > number)
             return self._jobs[number]
 
+    async def done(self) -> int:
+        """How many jobs have their metrics."""
+        return len(self._results)
+
     async def finish(self, metrics: dict[str, float]) -> None:
         """The metrics of the next job in turn."""
         async with self._news:
             self._results.append(metrics)
             self._news.notify_all()
+
+    async def hold(self, rank: int, held: Usage) -> None:
+        """What the worker of that rank holds now."""
+        self._held[rank] = held
+
+    async def held(self) -> dict[int, Usage]:
+        """By rank."""
+        return self._held
 
     async def result(self, number: int) -> dict[str, float]:
         """The metrics of the job of that number, once they are there."""
@@ -133,7 +152,9 @@ class _Group:
     """One `fit` of Ray Train in a thread of the driver: it goes on while rollouts are drawn."""
 
     def __init__(self, cluster: Cluster, joined: Joined, storage: Path) -> None:
-        self._desk: Any = ray.remote(num_cpus=0)(Desk).remote()
+        # Beside the driver: with another node it would be lost.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._desk: Any = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here).remote()
         self._jobs, self._busy = 0, False
         self._scored: Any = None
         self._parting = threading.Event()
@@ -166,6 +187,10 @@ class _Group:
             return False
         self._scored = self._leave(rows)
         return True
+
+    def usage(self) -> dict[str, Usage]:
+        held = answered(self._desk.held.remote(), ANSWER_S) or {}
+        return {f"trainer-{rank}": held[rank] for rank in sorted(held)}
 
     def _leave(self, task: Job | Scoring) -> Any:
         """What its metrics come by."""
@@ -211,23 +236,31 @@ def _resources(cluster: Cluster, joined: Joined) -> dict[str, float]:
 def _loop(config: dict[str, Any]) -> None:
     """What every rank runs: one job after another."""
     from ray import train as ray_train
+    from ray.train.collective import broadcast_from_rank_zero
 
     # Imports take seconds: they are done while there is nothing else to do.
     from erpo_ray.train import dpo, reinforce, sft  # noqa: F401
     from erpo_ray.train.reference import Referee
 
-    desk, first = config["desk"], ray_train.get_context().get_world_rank() == 0
+    desk, rank = config["desk"], ray_train.get_context().get_world_rank()
+    first = rank == 0
     referee = Referee()
-    number = 0
+    # Ray Train starts workers of a preempted node again: what is done stays done.
+    number = broadcast_from_rank_zero(_done(desk) if first else 0)
     while (job := _taken(desk, number)) is not None:
         if isinstance(job, Scoring):
             metrics = referee.score(job.reference, job.rows, job.training, job.kept, job.by_token)
         else:
             referee.rest()
             metrics = train(job, data.rows(job.rows, job.kind), _reporter(job.work / _PROGRESS_FILE) if first else None)
+        ray.get(desk.hold.remote(rank, usage()))
         if first:
             ray.get(desk.finish.remote(metrics))
         number += 1
+
+
+def _done(desk: Any) -> int:
+    return ray.get(desk.done.remote())
 
 
 def _taken(desk: Any, number: int) -> Task:

@@ -18,6 +18,7 @@ from erpo_ray.engines.vllm import Engine, EngineSettings, Finished
 from erpo_ray.errors import RunFailed
 from erpo_ray.train.weights import version
 from erpo_ray.types import Policy, Request, Verdict
+from erpo_ray.usage import Usage, usage
 
 if TYPE_CHECKING:
     from erpo_ray.engines.defences.engine import DefendedEngine
@@ -89,6 +90,9 @@ class RolloutWorker:
     def sleep(self) -> None:
         self._engine.sleep()
 
+    def usage(self) -> Usage:
+        return usage()
+
 
 class JudgeWorker:
     """The configured judge with its models; also the trainer's side of a canary."""
@@ -101,6 +105,9 @@ class JudgeWorker:
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
         return list(self._judge.judge(items))
+
+    def usage(self) -> Usage:
+        return usage()
 
     def logprobs(self, model_dir: Path, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
         """Log-probabilities of the completion tokens as the trainer computes them."""

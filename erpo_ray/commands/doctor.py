@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from erpo_ray import environment
+from erpo_ray.commands.common import model_of
 
 NEEDED = (
     "torch",
@@ -45,9 +46,9 @@ class Finding:
     remedy: str = ""
 
 
-def doctor() -> int:
-    """Print all findings. Exit code 3 when something is missing that a run needs."""
-    findings = list(examine())
+def doctor(model: str = "") -> int:
+    """Print all findings, those about a model's chat template among them. Exit code 3 when a run lacks something."""
+    findings = [*examine(), *(_template(model_of(model)) if model else ())]
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         print(f"{'FAULT' if finding.remedy else 'ok':<6}{finding.name:<{width}}  {finding.found}")
@@ -76,6 +77,19 @@ def examine() -> Iterator[Finding]:
         )
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         yield Finding(name, os.environ.get(name, "not set (the hub may be asked)"))
+
+
+def _template(model_dir: Path) -> Iterator[Finding]:
+    """The text that the chat template brings along: a policy is asked with it, unseen."""
+    from erpo_ray.engines import templates
+
+    text = templates.read(model_dir)
+    yield Finding("chat template", f"sha256 {templates.identity(model_dir)}" if text else "none")
+    constants = templates.constants(model_dir, text)
+    for added in constants.added:
+        yield Finding("template may add", repr(added))
+    for sought in constants.sought:
+        yield Finding("template looks for", repr(sought))
 
 
 def _version(name: str) -> str:

@@ -105,7 +105,7 @@ def _with_head(model: str, found: Path, config: Config) -> Config:
 
 
 def _learn(run: Path, found: Path, policy: str, config: Config, path: Path) -> None:
-    """The process reward model of a run's policy, from what its rounds of preference drew."""
+    """The process reward model of a run's policy, from what its rounds drew."""
     from erpo_ray.engines import process_reward
     from erpo_ray.engines.renderer import Renderer
     from erpo_ray.evaluate.values import nodes
@@ -170,7 +170,8 @@ def _named(settings: Decode, name: DecodeName) -> Decode:
     try:
         return Decode.model_validate(settings.model_dump() | {"name": name})
     except ValidationError as error:
-        raise UsageError(f"--decode {name}: evaluate.decode: {error.errors()[0]['msg']}") from error
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"--decode {name}: evaluate.decode: {said}") from error
 
 
 def _asked(words: Sequence[str], files: Sequence[Path], config: Config) -> list[tuple[Suite, list[Question]]]:

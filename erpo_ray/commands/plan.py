@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from erpo_ray import environment, estimate, preflight, scale
+from erpo_ray import documents, environment, estimate, preflight, scale
 from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config
 from erpo_ray.engines.judges import has_model
@@ -24,11 +24,29 @@ from erpo_ray.types import Prompt
 
 
 def plan(path: Path, overrides: Sequence[str], machines: str, as_json: bool) -> int:
-    """Check everything that `run` checks, and print the plan; with `machines` also what it takes on these."""
+    """Check all that `run` or `sweep` checks, and print the plan; with `machines` also what a run takes on these."""
+    if "rows" in documents.read(path).data:
+        return _sweep(path, overrides, machines, as_json)
     config = read_config(path, overrides)
     fleet = scale.machines(machines) if machines else []
     found = facts(config, preflight.check(config), fleet)
     print(json.dumps(found, indent=2) if as_json else clean(text(found)))
+    return 0
+
+
+def _sweep(path: Path, overrides: Sequence[str], machines: str, as_json: bool) -> int:
+    """The plan of each row beside the budget of all."""
+    from erpo_ray.methods import METHODS
+    from erpo_ray.sweep import budget, rows
+
+    if machines:
+        raise UsageError(
+            "--nodes: is told of one run, not of a sweep; give `erpo plan` a configuration with what its row sets"
+        )
+    found = rows.load(path, overrides, tuple(METHODS))
+    plans = budget.plans(found, preflight.check(found.common))
+    told = {"budget": found.budget.model_dump(), "rows": {name: asdict(row) for name, row in plans.items()}}
+    print(json.dumps(told, indent=2) if as_json else clean(budget.text(found, plans)))
     return 0
 
 

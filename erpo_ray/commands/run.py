@@ -22,6 +22,16 @@ def run(path: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
         return launch.run(config, where)
 
 
+def synthesize(path: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
+    """As `run`, up to the examples of the first stage."""
+    config = read_config(path, overrides)
+    where = run_dir or default_dir(config)
+    with terminable():
+        from erpo_ray import launch
+
+        return launch.synthesize(config, where)
+
+
 def default_dir(config: Config) -> Path:
     """`runs/NAME`; the name cannot lead out of `runs`."""
     if not re.fullmatch(r"\w[\w.-]*", config.name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from erpo_ray import documents
 from erpo_ray.commands.common import MEASURES, measures, metrics, require_run
 from erpo_ray.progress import lasting
 from erpo_ray.pulse import Beat, Going, beat
-from erpo_ray.rundir.lines import json_object, ledger_rows
+from erpo_ray.rundir.lines import json_object, ledger_rows, plain_rows
 from erpo_ray.terminal import aligned, clean
 from erpo_ray.types import Verdict
+from erpo_ray.usage import GIB, Actor
 
 SILENT_S = 180.0
 """Seconds without a sign of life after which a driver may be gone: an engine that starts is silent for less."""
@@ -38,18 +39,21 @@ def status(run: str, address: str, as_json: bool) -> int:
     require_run(where)
     state = json_object(where / "status.json") or {"state": "not started"}
     rows, sign, failed, workers = metrics(where), beat(where), failures(where, state), _workers(where)
+    actors = {row.actor: row for row in plain_rows(where / "actors.jsonl", Actor)}
     if as_json:
         found = {
             "status": state,
             "progress": None if sign is None else [_going(phase) for phase in sign.phases],
             "sign_of_life": None if sign is None else sign.written,
             "workers": workers,
+            "actors": [asdict(row) for row in actors.values()],
             "failures": asdict(failed),
             "metrics": rows,
         }
         print(json.dumps(found, indent=2))
         return 0
-    for key, value in (*_told(state), *_life(state, sign, workers, time.time()), *_failed(failed)):
+    life = _life(state, sign, workers, time.time())
+    for key, value in (*_told(state), *life, *_held(actors.values()), *_failed(failed)):
         print(clean(f"{key:<10} {value}"))
     table = measures(rows)
     if table:
@@ -115,6 +119,11 @@ def _life(state: dict[str, Any], sign: Beat | None, workers: dict[str, int], now
     if workers:
         out.append(("workers", ", ".join(f"{count} {role}" for role, count in workers.items())))
     return out
+
+
+def _held(actors: Iterable[Actor]) -> list[tuple[str, str]]:
+    held = ", ".join(f"{row.actor} {row.rss / GIB:.1f} GiB" for row in actors)
+    return [("memory", held)] if held else []
 
 
 def _failed(failed: Failed) -> list[tuple[str, str]]:

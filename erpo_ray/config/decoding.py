@@ -48,7 +48,7 @@ class Searching(Section):
     temperature: float = Field(default=0.8, gt=0)
     top_k: int = Field(default=50, ge=0)
     value: Literal["process", "judge"] = "process"
-    """Who says what is best. `process`: the process reward model, learnt from what the run's rounds of preference drew.
+    """Who says what is best. `process`: the process reward model, learnt from what the run's rounds drew.
     `judge`: the judge of the evaluation, on whole completions; one that reads labels tells how far a search could come,
     not how far it comes."""
     head: str = ""

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from erpo_ray.config.section import Section
+from erpo_ray.config.training import Draw
 
 
 class Constraint(Section):
@@ -86,6 +87,11 @@ class Evolution(Section):
     prompts: int = Field(default=32, ge=2)
     """Prompts that every system prompt is tried on, half of them harmful."""
     max_tokens: int = Field(default=80, ge=8)
+    """Longest answer to one of them."""
+    mutate: Literal["bank", "policy"] = "bank"
+    """Who writes new system prompts: a bank of sentences, or the model itself, which has to be able to."""
+    rewrite: Draw = Draw(max_tokens=256)
+    """How the model writes one (`policy`)."""
     children: int = Field(default=4, ge=1)
     """New system prompts of a generation."""
     generations: int = Field(default=3, ge=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from erpo_ray import environment
+from erpo_ray.engines import templates
 
 
 def generate(model_dir: Path, messages: Sequence[Mapping[str, str]], max_tokens: int) -> str:
@@ -18,9 +19,8 @@ def generate(model_dir: Path, messages: Sequence[Mapping[str, str]], max_tokens:
     import torch
 
     tokenizer, model = _loaded(model_dir)
-    inputs = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    ).to(model.device)
+    text = templates.apply(tokenizer, model_dir, messages, add_generation_prompt=True)
+    inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
     with torch.inference_mode():
         out = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
     return tokenizer.decode(out[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True)

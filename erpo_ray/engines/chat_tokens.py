@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from erpo_ray.engines import templates
 from erpo_ray.errors import UsageError
 from erpo_ray.judging.guards import Chat, Piece
 
@@ -52,8 +53,8 @@ class ChatTokens:
         for role, pieces in chat.messages:
             text = "".join(next(left) if is_data else text for text, is_data in pieces)
             messages.append({"role": role, "content": [{"type": "text", "text": text}] if chat.parts else text})
-        rest = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=self._generate, tokenize=False, **dict(chat.variables)
+        rest = templates.apply(
+            self.tokenizer, self.model_dir, messages, add_generation_prompt=self._generate, **dict(chat.variables)
         )
         out: list[Piece] = []
         for mark, text in zip(marks, data, strict=True):

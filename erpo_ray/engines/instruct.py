@@ -35,7 +35,8 @@ def instruct(source: Path, system: str, out: Path) -> None:
 
 def prefixed(template: str, system: str, separate: bool) -> str:
     """A chat template that puts `system` before chats without one, in the user's message unless `separate`."""
-    said = json.dumps(system)
+    # As it is: Jinja reads the two halves of an escaped character beyond the first plane apart.
+    said = json.dumps(system, ensure_ascii=False)
     if separate:
         first = f"[{{'role': 'system', 'content': {said}}}] + messages"
     else:

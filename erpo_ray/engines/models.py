@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from erpo_ray.engines import vetting
+from erpo_ray.engines import templates, vetting
 from erpo_ray.errors import EnvironmentFault, UsageError
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -37,6 +37,7 @@ def materialise(name_or_path: str | Path, key: str = "model.path") -> Path:
     else:
         found = _from_hub(name, key)
     vetting.check(found, key)
+    templates.check(found)
     return found
 
 

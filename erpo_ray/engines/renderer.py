@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from erpo_ray.engines import templates
 from erpo_ray.errors import UsageError
 from erpo_ray.traces import PIVOTS
 
@@ -47,10 +48,10 @@ class Renderer:
         """
         texts = (text, *further)
         if not any(token in each for each in texts for token in self._reserved):
-            return tuple(self._template(texts, tokenize=True)["input_ids"])
+            return tuple(self._ids(self._template(texts)))
         marks = [chr(_STAND_IN + i) for i in range(len(texts))]
         ids: list[int] = []
-        rest: str = self._template(marks, tokenize=False)
+        rest = self._template(marks)
         for mark, each in zip(marks, texts, strict=True):
             before, found, rest = rest.partition(mark)
             if not found or mark in rest:
@@ -65,7 +66,7 @@ class Renderer:
     @property
     def template(self) -> str:
         """The chat template itself."""
-        return self._tokenizer.chat_template
+        return self._tokenizer.get_chat_template()
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """Ids of an assistant's turn as an engine would draw them: plain text with pivots, then `eos_id`."""
@@ -106,14 +107,17 @@ class Renderer:
         ends = [0, *sorted(cut), len(text)]
         return [token for start, end in pairwise(ends) for token in self._ids(text[start:end], plain=True)]
 
-    def _template(self, texts: Sequence[str], tokenize: bool) -> Any:
-        """The chat of these messages, the user's first, rendered."""
-        return self._tokenizer.apply_chat_template(chat_of(texts), add_generation_prompt=True, tokenize=tokenize)
+    def _template(self, texts: Sequence[str]) -> str:
+        """The chat of these messages, the user's first, rendered. TemplateFault when it cannot be."""
+        return self._rendered(chat_of(texts), add_generation_prompt=True)
+
+    def _rendered(self, chat: Sequence[templates.Message], **more: Any) -> str:
+        return templates.apply(self._tokenizer, self.model_dir, chat, **more)
 
     def _closing_id(self) -> int:
         """The stop id that the template writes after an assistant's message, else the tokenizer's own."""
         mark = chr(_STAND_IN)
-        tail = self._tokenizer.apply_chat_template(chat_of(("a", mark)), tokenize=False).partition(mark)[2]
+        tail = self._rendered(chat_of(("a", mark)), add_generation_prompt=False).partition(mark)[2]
         closing = next((token for token in self._ids(tail) if token in self.stop_ids), None)
         return self._tokenizer.eos_token_id if closing is None else closing
 
@@ -129,20 +133,18 @@ class SystemRenderer(Renderer):
         self._system = system.strip()
         self.separate = self._takes_system()
 
-    def _template(self, texts: Sequence[str], tokenize: bool) -> Any:
+    def _template(self, texts: Sequence[str]) -> str:
         if self.separate:
             chat = [{"role": "system", "content": self._system}, *chat_of(texts)]
         else:
             chat = chat_of((f"{self._system}\n\n{texts[0]}", *texts[1:]))
-        return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=tokenize)
+        return self._rendered(chat, add_generation_prompt=True)
 
     def _takes_system(self) -> bool:
-        from jinja2 import TemplateError
-
         chat = [{"role": "system", "content": self._system}, {"role": "user", "content": "Hello"}]
         try:
-            return self._system in self._tokenizer.apply_chat_template(chat, tokenize=False)
-        except TemplateError:
+            return self._system in self._rendered(chat, add_generation_prompt=False)
+        except templates.TemplateFault:
             return False
 
 

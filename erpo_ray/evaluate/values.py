@@ -1,9 +1,9 @@
 """The process reward model of STAIR (arXiv 2502.02384), V(prompt, steps so far): what it learns from, its regression.
 
-A run's rounds of preference keep whatever they drew. The completions of a prompt make a tree (`steps`), and the value
-of a node is the mean of R = S*H + 2S over the completions through it. V is linear in the policy's own hidden state at
-the end of the step: ridge regression, weighed by visits, since a mean over n completions has a variance of 1/n. The
-penalty is the one that foretells best what prompts lead to that it has not seen.
+A run's rounds of preference and of reinforcement keep whatever they drew. The completions of a prompt make a tree
+(`steps`), and the value of a node is the mean of R = S*H + 2S over the completions through it. V is linear in the
+policy's own hidden state at the end of the step: ridge regression, weighed by visits, since a mean over n completions
+has a variance of 1/n. The penalty is the one that foretells best what prompts lead to that it has not seen.
 
 Assumption: what the policy is about to say stands in its last hidden state. Edge case: where every node has the same
 value there is nothing to learn, and V is that value.
@@ -65,16 +65,16 @@ def nodes(
     pieces: Callable[[Sequence[int]], list[str]],
     dialect: traces.Dialect,
 ) -> list[Valued]:
-    """All nodes of the trees that a run's rounds of preference kept. UsageError when it has none.
+    """All nodes of the trees that a run's rounds kept, of preference or reinforcement. UsageError when it has none.
 
     `prompts` are those it trained on, `render` and `pieces` those of its renderer.
     """
     by_id = {prompt.id: prompt for prompt in prompts}
     found: list[Valued] = []
-    for pairs in sorted(run.glob("stages/*/pairs.jsonl")):
-        verdicts = {row.candidate_id: row for row in ledger_rows(pairs.with_name("verdicts.jsonl"), Verdict)}
+    for learnt in sorted([*run.glob("stages/*/pairs.jsonl"), *run.glob("stages/*/advantages.jsonl")]):
+        verdicts = {row.candidate_id: row for row in ledger_rows(learnt.with_name("verdicts.jsonl"), Verdict)}
         drawn: dict[str, list[Drawn]] = {}
-        for one in ledger_rows(pairs.with_name("candidates.jsonl"), Candidate):
+        for one in ledger_rows(learnt.with_name("candidates.jsonl"), Candidate):
             verdict = verdicts.get(one.id)
             if verdict and verdict.scores and one.token_ids:
                 steps = traces.steps(pieces(one.token_ids), dialect)
@@ -86,8 +86,8 @@ def nodes(
                     found.append(Valued(id, (*asked, *node.prefix), node.value, node.visits))
     if not found:
         raise UsageError(
-            f"{run}: has no round of preference whose completions a process reward model could learn from; set "
-            "evaluate.decode.search.value to judge (best-of-n), or take a run with such rounds"
+            f"{run}: has no round of preference or reinforcement whose completions a process reward model could learn "
+            "from; set evaluate.decode.search.value to judge (best-of-n), or take a run with such rounds"
         )
     return found
 

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from erpo_ray.config import CompositionName
+from erpo_ray.config.training import CompositionName
 from erpo_ray.types import Label, Scores
 
 

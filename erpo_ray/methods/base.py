@@ -180,8 +180,25 @@ class Reinforce(Protocol):
     def over(self, history: History) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A system prompt that a stage tried: what made it, its means in [0, 1], or why there was nothing to try.
+
+    An empty `system` is the chat template's own.
+    """
+
+    operator: str
+    system: str
+    safety: float | None = None
+    utility: float | None = None
+    failure: Failure | None = None
+
+
 class Evolve(Protocol):
-    """A stage that looks for a system prompt. `follow` is as in `Prefer`; `best` is asked once it wants no more."""
+    """A stage that looks for a system prompt. `follow` is as in `Prefer`.
+
+    Once it wants no more, it is asked for the `best` and for all that it `tried`, in order.
+    """
 
     @property
     def name(self) -> str: ...
@@ -190,7 +207,8 @@ class Evolve(Protocol):
 
     def requests(self, task: Task, history: History) -> list[Request]: ...
     def follow(self, task: Task, history: History, groups: Sequence[Group]) -> list[Request]: ...
-    def best(self, groups: Sequence[Group]) -> str: ...
+    def best(self, task: Task, groups: Sequence[Group]) -> str: ...
+    def tried(self, task: Task, groups: Sequence[Group]) -> tuple[Tried, ...]: ...
 
 
 Stage = Imitate | Prefer | Reinforce | Evolve

@@ -5,7 +5,13 @@ the thought z from (x, rule(c), known good answer y); the policy learns z then y
 and on negative thoughts, for safety, usefulness and efficiency. (3) Prefer, N rounds: length-controlled iterative
 preference optimisation; each round samples from the last policy, makes it the reference, and tightens the length cap.
 
-The paper's own hyper-parameters are not published in what could be read; every number here is a config field.
+    (1)       -log p(z, y | x)
+    (2), (3)  -log sigmoid(beta * [log-ratio of chosen - log-ratio of rejected] + gamma * (|chosen| - |rejected|))
+              - nll * log p(chosen) / |chosen|
+
+with chosen and rejected completions (z, y) of one x, and gamma above 0 in (3) only, on pairs that are about length: a
+shorter chosen side leaves more to learn. DPO and the stages are the paper's; the length term (R-DPO's) and the anchor
+are assumed, and every number is a config field, since none of the paper's could be read.
 
 Assumption: a policy that learnt to name the risk and the rule before it answers, answers by them. Edge case: in a group
 in which no candidate passes nothing is chosen, and the prompt comes first in the next round.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -293,13 +293,3 @@ def _lines(axes: Axes, curve: Curve, measures: Sequence[str], colour: str) -> No
 def _thinned(steps: Sequence[Step]) -> list[Step]:
     stride = -(-len(steps) // _MOST_POINTS) or 1
     return [step for at, step in enumerate(steps) if at % stride == 0 or at == len(steps) - 1]
-
-
-def split_surplus(left_out: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """What was left out only for balance, by kind of pair, and the other reasons."""
-    surplus, reasons = dict[str, int](), dict[str, int]()
-    for reason, count in left_out.items():
-        words = reason.split()
-        kind = words[2] if len(words) == 4 and words[:2] == ["a", "surplus"] and words[3] == "pair" else ""
-        (surplus if kind else reasons)[kind or reason] = count
-    return surplus, reasons

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from erpo_ray.evaluate.metrics import proportion
 from erpo_ray.report import charts
 from erpo_ray.report.cases import state
+from erpo_ray.report.read import split_surplus
 from erpo_ray.report.records import Run, Stage
 from erpo_ray.types import Evaluation, Rate
 
@@ -43,7 +44,7 @@ def pairs(run: Run) -> list[Plate]:
     """What each stage trained on, and why the rest was left out."""
     plates: list[Plate] = []
     for number, stage in enumerate(stage for stage in _few(run.stages) if stage.kept):
-        surplus, reasons = charts.split_surplus(stage.left_out)
+        surplus, reasons = split_surplus(stage.left_out)
         drawn = charts.anatomy(f"pairs{number}", f"Kept and left out in {stage.name}", stage.kept, surplus, reasons)
         caption = f"{sum(stage.kept.values())} rows trained on (solid), by kind; pale: left out"
         caption += f", {sum(surplus.values())} of them for balance." if surplus else "."

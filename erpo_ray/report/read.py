@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -104,6 +104,16 @@ def reason_class(reason: str) -> str:
     """A reason without what is its own: details after a colon, ids, numbers."""
     general = _ID.sub("another", reason.partition(":")[0])
     return _NUMBER.sub("N", general).strip()
+
+
+def split_surplus(left_out: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """What was left out only for balance, by kind of pair, and the other reasons."""
+    surplus, reasons = dict[str, int](), dict[str, int]()
+    for reason, count in left_out.items():
+        words = reason.split()
+        kind = words[2] if len(words) == 4 and words[:2] == ["a", "surplus"] and words[3] == "pair" else ""
+        (surplus if kind else reasons)[kind or reason] = count
+    return surplus, reasons
 
 
 def _steps(folder: Path) -> Iterator[Step]:

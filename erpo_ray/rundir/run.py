@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from erpo_ray.rundir.plain import PlainLines
 from erpo_ray.rundir.stage import StageDir
 from erpo_ray.telemetry import Span
 from erpo_ray.types import UNREADABLE, encode, identity
+from erpo_ray.usage import Actor
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class RunDir:
         self._rows = PlainLines(files, path / "metrics.jsonl", note, create=True)
         self._metrics = _metrics(self._rows)
         self._spans = PlainLines(files, path / "phases.jsonl", note)
+        self._actors = PlainLines(files, path / "actors.jsonl", note)
 
     @classmethod
     def open(
@@ -97,6 +99,7 @@ class RunDir:
         """Give the lease back."""
         self._rows.close()
         self._spans.close()
+        self._actors.close()
         self._lease.release()
 
     def stage(self, name: str) -> StageDir:
@@ -169,6 +172,16 @@ class RunDir:
                 self._spans.sync()
             except ErpoError as error:
                 self._note(f"phases.jsonl lacks {span.seconds:.0f} s of {phase} in {stage}: {error}")
+
+    def tell_actors(self, rows: Iterable[Actor]) -> None:
+        """Lines of actors.jsonl, which no run needs: those that cannot be written are only noted."""
+        try:
+            self._lease.check()
+            for row in rows:
+                self._actors.append(encode(row))
+            self._actors.sync()
+        except ErpoError as error:
+            self._note(f"actors.jsonl lacks a stage: {error}")
 
     def publish(self, name: str, data: bytes) -> None:
         """A file of the run that is made from the others and replaced as it grows out of date, such as a page."""
@@ -250,10 +263,11 @@ def _require_same(files: Files, root: Path, mine: Fingerprint) -> None:
         raise UsageError(f"{path} is damaged; restore it from a copy, or use another --run-dir")
     if theirs != mine:
         changed = differences(theirs.config, mine.config)
-        changed += [f"input {line}" for line in differences(theirs.inputs, mine.inputs)]
+        inputs = [f"input {line}" for line in differences(theirs.inputs, mine.inputs)]
+        same = f"continue with its own {root / 'config.yaml'}" if changed else "bring back what was there"
         raise UsageError(
-            f"{root} belongs to a run with another configuration. Changed: {'; '.join(changed)}. "
-            f"Use another --run-dir, or continue with its own {root / 'config.yaml'}"
+            f"{root} belongs to a run with {'another configuration' if changed else 'other inputs'}. "
+            f"Changed: {'; '.join([*changed, *inputs])}. Use another --run-dir, or {same}"
         )
 
 

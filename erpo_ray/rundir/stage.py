@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +52,7 @@ class StageDir:
         self._seal: Seal | None = None
         files.ensure(path)
         if files.exists(path / SEAL):
-            self._seal = self._rows(SEAL, Seal)[0]
+            self._seal = self._row(SEAL, Seal)
             self._verify(self._seal)
 
     def __enter__(self) -> StageDir:
@@ -88,7 +88,7 @@ class StageDir:
 
     def value(self, filename: str, kind: type[T], make: Callable[[], T]) -> T:
         """A single value, like `once`."""
-        return self.once(filename, kind, lambda: (make(),))[0]
+        return _only(self.once(filename, kind, lambda: (make(),)), inside(self.path, filename))
 
     def directory(self, name: str, make: Callable[[Path, Path], dict[str, float]]) -> Path:
         """A directory that `make(out, work)` fills: it is there whole or not at all.
@@ -121,7 +121,7 @@ class StageDir:
 
     def facts(self, name: str) -> dict[str, float]:
         """What the `make` of directory `name` returned, in this start or an earlier one."""
-        return self._rows(self._facts(name).name, dict[str, float])[0]
+        return self._row(self._facts(name).name, dict[str, float])
 
     def ledger(self, filename: str, kind: type[T], after: Ledger[Any] | None = None) -> Ledger[T]:
         """A ledger of this stage, read-only once sealed. Of two that are joined by id, the later names the earlier."""
@@ -150,7 +150,7 @@ class StageDir:
                 sums[name.as_posix()] = Sum(*self.files.digest(path))
         self._lease.check()
         self.files.put(self.path / SEAL, artefact([encode(Seal(self.path.name, self._lease.epoch, meta, sums))]))
-        self._seal = self._rows(SEAL, Seal)[0]
+        self._seal = self._row(SEAL, Seal)
         failpoint("stage:sealed")
 
     def _facts(self, name: str) -> Path:
@@ -174,6 +174,9 @@ class StageDir:
         except FileNotFoundError as error:
             raise damaged(path, 1, "the file is gone") from error
 
+    def _row(self, filename: str, kind: type[T]) -> T:
+        return _only(self._rows(filename, kind), self.path / filename)
+
     def _verify(self, seal: Seal) -> None:
         for name, was in seal.files.items():
             path = self.path / name
@@ -184,3 +187,10 @@ class StageDir:
                     f"{path} {what}, but was sealed with {was.size} bytes, sha256 {was.sha256[:12]}. Restore it from a "
                     f"copy, or move {self.path} and the stages after it away and start the same command again"
                 )
+
+
+def _only(rows: Sequence[T], path: Path) -> T:
+    """The row of a file that has one; UsageError when it is another file."""
+    if len(rows) != 1:
+        raise damaged(path, 1, f"{len(rows)} rows where one belongs")
+    return rows[0]

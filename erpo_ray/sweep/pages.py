@@ -56,7 +56,7 @@ def write(
 
 def _numbers(row: Result) -> dict[str, Any]:
     names = ("name", "kind", "harmful", "attacks", "benign", "balanced", "utility", "tokens", "sampled", "trained",
-             "minutes", "answering")  # fmt: skip
+             "minutes", "answering", "rejected")  # fmt: skip
     return {name: getattr(row, name) for name in names}
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from erpo_ray import launch, preflight
 from erpo_ray.endings import recorded
-from erpo_ray.errors import GateFailed, RunFailed
+from erpo_ray.errors import ErpoError, GateFailed, RunFailed
 from erpo_ray.preflight import Ready
 from erpo_ray.rundir import RunDir
 from erpo_ray.rundir.fingerprint import fingerprint
@@ -27,8 +29,8 @@ ROWS = "rows"
 def play(sweep: Sweep, out: Path, say: Callable[[str], None] = print) -> None:
     """Perform or continue the sweep in `out`: rows that are done are not touched, one that was cut short goes on.
 
-    A row that fails is told in the table, and the next one is played; RunFailed at the end names it, and the same
-    command tries it again. Rows may be added to the file of a sweep that is done.
+    A row that fails or crashes is told in the table, and the next one is played; RunFailed at the end names it, and the
+    same command tries it again. Rows may be added to the file of a sweep that is done.
     """
     ready = preflight.check(sweep.common, out)
     plans = budget.plans(sweep, ready)
@@ -47,24 +49,44 @@ def play(sweep: Sweep, out: Path, say: Callable[[str], None] = print) -> None:
             say(f"\n--- {row.name}{': done' if row.name in done else ''}")
             if row.name in done:
                 continue
-            try:
-                if row.of in failures:
-                    raise RunFailed(f"it measures the row {row.of}, which failed")
-                with record.timed(row.name, "row"):
-                    _row(sweep, row, out, ready, workers, say)
+            with record.timed(row.name, "row"):
+                why = f"it measures the row {row.of}, which failed" if row.of in failures else ""
+                why = why or _fault(partial(_row, sweep, row, out, ready, workers, say))
+            if why:
+                failures[row.name] = why
+                say(f"{row.name}: {why}")
+            else:
                 record.append_metric({"stage": row.name, "step": versions[row.name]})
                 done.add(row.name)
-            except RunFailed as error:
-                failures[row.name] = str(error)
-                say(f"{row.name}: {error}")
             pages.write(record, sweep, results(sweep, out / ROWS, done), plans, failures, whole=False)
         found = results(sweep, out / ROWS, done)
         pages.write(record, sweep, found, plans, failures, whole=True)
         say(f"\n{table.text(found, failures)}\n")
         say(f"page: {out / pages.PAGE}   figure: {out / pages.FIGURE}   table: {out / pages.TABLE}")
-        record.status("running", phase="")
+        record.status("running", stage="", phase="")
         if failures:
-            raise RunFailed(f"{len(failures)} of {len(sweep.rows)} rows failed: {', '.join(failures)}")
+            raise RunFailed(
+                f"{len(failures)} of {len(sweep.rows)} rows failed: {', '.join(failures)}. The same command tries them "
+                f"again from where they stopped; one whose samples are at fault begins anew without {out / ROWS}/NAME"
+            )
+        if len(found) > 1:
+            best = max(found[1:], key=lambda row: row.balanced.value)
+            say(f"next: erpo compare {out / ROWS / found[0].name} {out / ROWS / best.name}")
+
+
+def _fault(play: Callable[[], None]) -> str:
+    """Why a row failed, or nothing. What concerns settings or machine is raised: no other row would fare better."""
+    try:
+        play()
+    except RunFailed as error:
+        return str(error)
+    except ErpoError:
+        raise
+    except Exception as error:
+        # A fault in one method costs its row, not the night of the others.
+        traceback.print_exc()
+        return f"crashed with {type(error).__name__}: {error}"
+    return ""
 
 
 def _row(sweep: Sweep, row: Row, out: Path, ready: Ready, workers: Workers, say: Callable[[str], None]) -> None:

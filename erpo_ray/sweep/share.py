@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from erpo_ray import launch
+from erpo_ray.backend import Backend
 from erpo_ray.config import Config
-from erpo_ray.explore import Backend
 from erpo_ray.methods import METHODS
 from erpo_ray.pulse import Steps
 from erpo_ray.rundir import RunDir

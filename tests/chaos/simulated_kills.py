@@ -30,7 +30,7 @@ class Batching:
         held, begin = self._held[worker], max(self.now, self._up_at[worker])
         for request in requests:
             held |= {(request.prompt.id, sample): begin + self._random.uniform(4, 12) for sample in request.samples}
-        end = max(begin, min(held.values()))
+        end = max(begin, min(held.values(), default=begin))
         if worker in self.kills and self.kills[worker] <= end:
             return self._ticket(max(self.now, self.kills.pop(worker)), self._killed)
 

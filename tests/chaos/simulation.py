@@ -1,7 +1,7 @@
 """A whole run in one thread: the real loop and pool over workers, clock and disk that one seed drives.
 
-Workers are slow, die, hang, come back late and answer out of order; the driver loses its power after any file
-operation and starts again from what the disk may then hold.
+Workers are slow, die, alone or with all of their node, hang, come back late or never and answer out of order; the
+driver loses its power after any file operation and starts again from what the disk may then hold.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from crash_disk import Disk, PowerCut
 from fakes import Letters, Rote
 
 from erpo_ray import rules
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import pool
 from erpo_ray.cluster.pool import Item, Pool, WorkerLost
 from erpo_ray.config import Config, Data, Imitate, Prefer, Rounds, Source
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.loop import align
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import Task
@@ -46,6 +46,7 @@ from erpo_ray.types import (
     Verdict,
     decode,
 )
+from erpo_ray.usage import Upkeep
 
 ROOT, BASE = Path("/runs/one"), Path("/base")
 CONFIG = Config(
@@ -78,9 +79,12 @@ def quick(monkeypatch: Any) -> None:
 
 @dataclass
 class Rates:
-    """How often things go wrong, as shares of calls; `cut` is that of starts that lose power."""
+    """How often things go wrong, as shares of calls; `cut` is that of starts that lose power, `gone` of lost workers
+    that have no successor."""
 
     die: float = 0.0
+    node: float = 0.0
+    gone: float = 0.0
     hang: float = 0.0
     judge_die: float = 0.0
     cut: float = 0.0
@@ -110,6 +114,8 @@ class Workers:
         self._results: dict[int, Callable[[], list[Any]]] = {}
         self._free_at = [rates.start_s] * self.rollout_workers
         self._held: list[list[tuple[Request, int]]] = [[] for _ in range(self.rollout_workers)]
+        self._node_of = [random.randrange(2) for _ in range(self.rollout_workers)]
+        self._calls: dict[int, int] = {}
 
     def clock(self) -> float:
         return self.now
@@ -118,7 +124,7 @@ class Workers:
         held = self._held[worker]
         held += [(request, sample) for request in requests for sample in request.samples]
         self._random.shuffle(held)
-        count = self._random.randint(1, len(held))
+        count = self._random.randint(1, len(held)) if held else 0
 
         def done() -> list[Finished]:
             gone, held[:count] = held[:count], []
@@ -126,7 +132,17 @@ class Workers:
 
         begin = max(self.now, self._free_at[worker])
         self._free_at[worker] = begin + self._random.uniform(*self._rates.step_s)
-        return self._ticket(self._free_at[worker], done, self._rates.die, self._rates.hang)
+        ticket = self._calls[worker] = self._ticket(self._free_at[worker], done, self._rates.die, self._rates.hang)
+        if self._random.random() < self._rates.node:
+            self._node_dies(self._node_of[worker])
+        return ticket
+
+    def _node_dies(self, node: int) -> None:
+        """All of its workers are lost at once."""
+        self._counts.faults += 1
+        for worker, ticket in self._calls.items():
+            if self._node_of[worker] == node and ticket in self._ready_at:
+                self._ready_at[ticket], self._results[ticket] = self.now, self._lost
 
     def judge(self, worker: int, items: Sequence[Item]) -> int:
         asked = list(items)
@@ -146,7 +162,9 @@ class Workers:
 
     def replace_rollout(self, worker: int) -> None:
         self._held[worker] = []
-        self._free_at[worker] = self.now + self._rates.start_s
+        # The first is always there again: a run without workers would wait for ever, as it should.
+        gone = worker and self._random.random() < self._rates.gone
+        self._free_at[worker] = self.now + (1e6 if gone else self._rates.start_s)
 
     def replace_judge(self, worker: int) -> None:
         pass
@@ -192,6 +210,9 @@ class Simulated:
                 self.drawn.append(item.id)
             yield item
         self._counts.wall_s += workers.now
+
+    def upkeep(self) -> Upkeep:
+        return Upkeep({})
 
     def finished(self, request: Request, sample: int) -> Finished:
         text = _text(request, sample, self._skill)

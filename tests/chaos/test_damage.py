@@ -153,6 +153,19 @@ def test_no_damaged_file_is_used(scale: Callable[[int, int], int], promise: Call
     promise(f"damaged files: {len(found):,}  refused {refused:,}  made good {len(found) - refused:,}  used 0")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["00-imitate/stage.json", "01-prefer/evaluation.json", "01-prefer/outcome.json", "01-prefer/policy_facts.json"],
+)
+def test_a_file_without_its_only_row_is_refused(name: str) -> None:
+    """As `left_out.jsonl` is when nothing was left out: whole, but not what belongs there."""
+    disk, path = unsealed(), ROOT / "stages" / name
+    node = disk.live[str(path)]
+    assert isinstance(node, int)
+    with pytest.raises(UsageError, match=rf"{name}, line 1: 0 rows where one belongs"):
+        drive(Disk(dict(disk.live), dict(disk.data) | {node: lines.artefact([])}), ROOT)
+
+
 def _trusting(line: bytes, seed: int = 0) -> tuple[lines.Line, int] | None:
     try:
         return msgspec.json.decode(line, type=lines.Line), 0

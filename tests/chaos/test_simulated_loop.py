@@ -26,8 +26,8 @@ def drawn(seed: int) -> Rates:
     """How much goes wrong differs from run to run: from nothing but power cuts to a quarter of all calls."""
     random = Random(f"rates {seed}")
     worst = random.choice((0.02, 0.1, 0.25))
-    die, hang, judge = (random.uniform(0, worst) for _ in range(3))
-    return Rates(die, hang / 4, judge, cut=random.choice((0.0, 0.5, 0.9)))
+    die, hang, judge, node = (random.uniform(0, worst) for _ in range(4))
+    return Rates(die, node / 4, node, hang / 4, judge, cut=random.choice((0.0, 0.5, 0.9)))
 
 
 def test_no_seed_loses_doubles_or_changes_anything(scale: Scale, seed: int, promise: Callable[[str], None]) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from fakes import Rote
 
 from erpo_ray import rules
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster.crew import RayCrew
 from erpo_ray.cluster.pool import Item, Pool
 from erpo_ray.cluster.workers import RolloutWorker
 from erpo_ray.config import Config
 from erpo_ray.engines.vllm import Finished
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.types import Candidate, Policy, Request, Verdict
 
 STEP_S = 0.05
@@ -82,6 +82,7 @@ class Crewed(Rote):
     def __init__(self, config: Config, crew: RayCrew) -> None:
         super().__init__(config, rules.load(config.rules.path))
         self._crew, self._in_flight = crew, config.cluster.in_flight
+        self.said: list[str] = []
 
     def prepare(self, policy: Policy) -> None:
         super().prepare(policy)
@@ -91,7 +92,7 @@ class Crewed(Rote):
         self, requests: Sequence[Request], unjudged: Sequence[Item], name: Name, ahead: Ahead | None = None
     ) -> Iterator[Candidate | Verdict]:
         self._crew.begin(0)
-        for item in Pool(self._crew, requests, unjudged, name, self._in_flight).run():
+        for item in Pool(self._crew, requests, unjudged, name, self._in_flight, note=self.said.append).run():
             if isinstance(item, Candidate):
                 self.sampled.append(item.id)
             yield item

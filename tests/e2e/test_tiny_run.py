@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ import pytest
 
 from erpo_ray import traces
 from erpo_ray.rundir import Files, Ledger, read_rows
+from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.types import Candidate, Example, Pair, Verdict
+from erpo_ray.usage import Actor
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "erpo_ray"]
@@ -82,6 +85,16 @@ def test_all_stages_have_their_row(run_dir: Path):
     assert "01-prefer" in (run_dir.parent / "output").read_text()
 
 
+def test_what_every_actor_held_is_kept_for_each_stage(run_dir: Path):
+    rows = list(plain_rows(run_dir / "actors.jsonl", Actor))
+    assert list(dict.fromkeys(row.stage for row in rows)) == STAGES
+    for stage in STAGES:
+        held = {row.actor: row for row in rows if row.stage == stage}
+        assert {"driver", "rollout-0", "judge-0"} <= held.keys() and ("trainer-0" in held) == (stage != "base")
+        assert len({row.pid for row in held.values()}) == len(held)
+        assert all(row.rss > 50 * 2**20 and row.fds > 1 and not row.replaced for row in held.values())
+
+
 def test_nothing_is_sampled_twice_and_all_is_judged(run_dir: Path):
     for stage in STAGES[1:]:
         found = candidates(run_dir, stage)
@@ -136,3 +149,20 @@ def test_chat_export_and_status(run_dir: Path, tmp_path: Path):
     assert {"README.md", "config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "model").iterdir()}
     status = erpo("status", str(run_dir))
     assert status.returncode == 0 and "done" in status.stdout
+
+
+@pytest.mark.timeout(3600)
+def test_a_search_is_guided_by_what_the_rounds_drew(run_dir: Path, tmp_path: Path):
+    """The process reward model is learnt from the run, then a beam of steps is drawn and valued for each prompt."""
+    (tmp_path / "c.yaml").write_text(
+        "backend: inprocess\nmodel: {max_length: 512}\ncluster: {kv_cache_gib: 0.5}\n"
+        "evaluate: {per_source: 2, max_tokens: 96, decode: {search: {samples: 3}}}\n"
+    )
+    config = str(tmp_path / "c.yaml")
+    done = erpo("eval", str(run_dir), "--suite", "harmful", "--decode", "beam", "--config", config, timeout=3000)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"process reward model: \d+ steps, correlation -?\d\.\d\d on prompts held out: ", done.stderr)
+    assert len(list((run_dir / "process_reward").glob("*.safetensors"))) == 1
+    out = run_dir / "evaluations" / f"{(run_dir / 'policy').resolve().parent.name}-beam"
+    rows = list(Ledger(Files(), out / "stages/harmful/candidates.jsonl", Candidate, read_only=True))
+    assert len(rows) == 2 and all("+beam-3-" in row.policy and 0 < len(row.token_ids) <= 97 for row in rows)

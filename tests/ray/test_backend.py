@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import shutil
@@ -10,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 from safetensors.torch import load_file, save_file
 
+from erpo_ray.backend import Ahead
 from erpo_ray.cluster import canary, data, start, training
 from erpo_ray.cluster.backend import RayBackend
 from erpo_ray.cluster.pooled import PooledBackend
@@ -23,7 +26,6 @@ from erpo_ray.cluster.start import join
 from erpo_ray.config import Cluster, Config, Data, Source
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.errors import EnvironmentFault, RunFailed, UsageError
-from erpo_ray.explore import Ahead
 from erpo_ray.local import InProcessBackend
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir.lines import artefact
@@ -143,6 +145,26 @@ def test_a_killed_judge_is_replaced(backend: RayBackend, renderer: Renderer, smo
     os.kill(_pid(backend._workers._judge[0]), signal.SIGKILL)
     backend.prepare(policy)
     check(list(backend.rollouts(requests(renderer, 4), (), NAME)), 8, policy, renderer)
+
+
+def test_a_worker_that_has_grown_is_replaced_between_stages_and_all_are_proved_anew(
+    backend: RayBackend, smol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = backend.policy(smol)
+    backend.prepare(policy)
+    before = backend.upkeep()
+    assert {"rollout-0", "judge-0"} <= before.held.keys() and before.replaced == ()
+    assert before.held["rollout-0"].pid == _pid(backend._workers._rollout[0])
+    assert min(one.rss for one in before.held.values()) > 50 * 2**20
+    assert min(min(one.fds, one.threads) for one in before.held.values()) > 1
+    monkeypatch.setattr(backend._growth, "beyond", lambda held: ("judge-0",))
+    assert backend.upkeep().replaced == ("judge-0",)
+    after = backend._workers.usage()
+    assert after["judge-0"].pid != before.held["judge-0"].pid
+    assert after["rollout-0"].pid == before.held["rollout-0"].pid
+    proved = backend._proved
+    backend.prepare(policy)
+    assert backend._proved is not proved and not backend._renewed
 
 
 def test_candidates_left_unjudged_are_judged_alone(backend: RayBackend, renderer: Renderer) -> None:
@@ -411,6 +433,19 @@ def test_turns_on_one_gpu_overlap_nothing(monkeypatch: Any) -> None:
 def test_no_two_groups_share_a_ray_train_name(backend: RayBackend, tmp_path: Path) -> None:
     made = [training.trainer(CONFIG.cluster, backend._joined, tmp_path, None) for _ in range(2)]
     assert made[0].run_config.name != made[1].run_config.name
+
+
+def test_workers_of_a_preempted_node_go_on_with_the_job_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train starts them again by itself: of five jobs two are done, and theirs are the metrics that stand."""
+    taken: list[int] = []
+    desk = training.Desk()
+    desk._results = [{}, {}]
+    monkeypatch.setattr(training, "_done", lambda desk: asyncio.run(desk.done()))
+    monkeypatch.setattr(training, "_taken", lambda desk, number: taken.append(number))
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
+    monkeypatch.setattr("ray.train.collective.broadcast_from_rank_zero", lambda number: number)
+    training._loop({"desk": desk})
+    assert taken == [2]
 
 
 def test_everything_in_one_process(renderer: Renderer, smol: Path, tmp_path: Path) -> None:

@@ -187,19 +187,104 @@ def test_a_batch_of_a_lost_judge_is_judged_again() -> None:
     assert ("replaced judge", 0) in crew.log
 
 
-def test_samples_that_came_with_the_news_of_a_last_loss_are_given_out() -> None:
+def test_a_node_that_takes_most_workers_with_it_stops_nothing() -> None:
     crew = Punctual([2, 2, 2, 2])
     crew.broken = {1, 2, 3}
-    seen = Pool(crew, requests(40), [], lambda prompt, sample: f"{prompt}:{sample}", 8).run()
-    assert [next(seen), next(seen)]
-    with pytest.raises(RunFailed, match="3 times in a row"):
-        list(seen)
+    said: list[str] = []
+    seen = run(crew, requests(40), note=said.append)
+    assert sorted(ids(seen, Candidate)) == sorted(f"p{i}:{k}" for i in range(40) for k in range(4))
+    assert said == [
+        f"rollout worker {worker} was lost, 10 samples are drawn again: killed by the kernel" for worker in (1, 2, 3)
+    ]
+
+
+class Gone(Script):
+    """The machine of worker 1 goes and no other comes: its second call is lost, and its successor never comes up."""
+
+    def __init__(self, speeds: Sequence[int]) -> None:
+        super().__init__(speeds)
+        self.broken, self.gone = {1}, False
+
+    def advance(self, worker: int, requests: Sequence[Request]) -> int:
+        ticket = super().advance(worker, requests)
+        if worker == 1 and self.gone:
+            assert not requests
+            self.silent.add(ticket)
+        return ticket
+
+    def replace_rollout(self, worker: int) -> None:
+        super().replace_rollout(worker)
+        self.gone = True
+
+
+def test_samples_of_a_machine_that_never_comes_back_are_drawn_by_the_others() -> None:
+    crew = Gone([2, 2])
+    seen = run(crew, requests(3), in_flight=8)
+    assert crew.log.count(("replaced rollout", 1)) == 1
+    # Worker 0 had nothing left to do, and is woken for what the other had held.
+    assert sorted(ids(seen, Candidate)) == sorted(f"p{i}:{k}" for i in range(3) for k in range(4))
+    assert {item.token_ids[1] for item in seen if isinstance(item, Candidate)} == {0}
+
+
+def test_who_is_absent_gets_samples_when_it_is_up() -> None:
+    crew = Script([2, 2])
+    seen = run(crew, requests(10), absent={0})
+    assert Counter(item.token_ids[1] for item in seen if isinstance(item, Candidate))[0] > 0
+    crew = Script([2, 2])
+    crew.silent = {0}
+    seen = run(crew, requests(10), absent={0})
+    assert {item.token_ids[1] for item in seen if isinstance(item, Candidate)} == {1}
+    assert len(ids(seen, Verdict)) == 40
+
+
+class Preempted(Script):
+    """Its first twelve calls end with their node."""
+
+    def result(self, ticket: int) -> list[Any]:
+        if ticket < 12:
+            raise WorkerLost("the node was called in", preempted=True)
+        return super().result(ticket)
+
+
+def test_preempted_nodes_count_for_nothing() -> None:
+    said: list[str] = []
+    seen = run(Preempted([2]), requests(6), note=said.append)
+    assert len(set(ids(seen, Candidate))) == 24 and len(said) == 12
+    first = "rollout worker 0 was lost with a preempted node, 10 samples are drawn again: the node was called in"
+    assert said[0] == first
+
+
+class Slow(Script):
+    """Judges that answer when nothing else does."""
+
+    def judge(self, worker: int, items: Sequence[Item]) -> int:
+        ticket = super().judge(worker, items)
+        self.silent.add(ticket)
+        return ticket
+
+    def wait(self, tickets: Sequence[int], timeout_s: float) -> Sequence[int]:
+        return super().wait(tickets, timeout_s) or (tickets[:1] if timeout_s else [])
+
+
+def test_the_queue_before_slow_judges_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "BACKLOG", 40)
+    crew = Slow([10, 10])
+    waiting = most = 0
+    pool = Pool(crew, requests(100), [], lambda prompt, sample: f"{prompt}:{sample}", 8)
+    seen = []
+    for item in pool.run():
+        seen.append(item)
+        waiting += 1 if isinstance(item, Candidate) else -1
+        most = max(most, waiting)
+    assert len(ids(seen, Candidate)) == len(ids(seen, Verdict)) == 400
+    # Beside the queue: a batch at the judge, and of each worker what it has finished and what it holds meanwhile.
+    assert 40 <= most <= 40 + 32 + 2 * (10 + 10)
 
 
 def test_workers_lost_again_and_again_stop_the_run_with_the_cause() -> None:
     crew = Script([2])
     crew.broken = {0, 1, 2}
-    with pytest.raises(RunFailed, match="3 times in a row.*killed by the kernel.*in_flight"):
+    with pytest.raises(RunFailed, match="rollout worker 0 was lost 3 times in a row.*killed by the kernel.*in_flight"):
         run(crew, requests(4))
 
 
@@ -241,13 +326,13 @@ class Clock:
         return self.now
 
 
-def test_a_worker_that_gives_no_sign_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    crew, clock = Script([2]), Clock()
+def test_a_worker_that_gives_no_sign_is_replaced() -> None:
+    crew, clock, said = Script([2]), Clock(), list[str]()
     crew.silent = {1}
-    seen = run(crew, requests(5), clock=clock)
+    seen = run(crew, requests(5), clock=clock, note=said.append)
     assert len(set(ids(seen, Candidate))) == len(ids(seen, Candidate)) == 20
     assert ("replaced rollout", 0) in crew.log
-    assert "a worker is replaced: advance worker 0 gave no sign for" in caplog.text
+    assert "rollout worker 0 gave no sign for" in said[0]
 
 
 def test_a_judge_may_take_as_long_as_a_call_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,16 +350,19 @@ class Stuck(Script):
 
     def result(self, ticket: int) -> list[Any]:
         found = super().result(ticket)
-        if ("replaced rollout", 0) not in self.log and ticket > 0 and isinstance(found[0], Finished):
+        if not found or isinstance(found[0], Verdict):
+            return found
+        if ("replaced rollout", 0) not in self.log and ticket > 0:
             self.holding[0] = [(one.prompt_id, one.sample) for one in found] + self.holding[0]
             return [Drawn(4)]
-        return [*found, Drawn(ticket + 1)] if isinstance(found[0], Finished) else found
+        return [*found, Drawn(ticket + 1)]
 
 
-def test_a_worker_that_answers_and_draws_nothing_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    seen = run(Stuck([2]), requests(5), clock=Clock())
+def test_a_worker_that_answers_and_draws_nothing_is_replaced() -> None:
+    said: list[str] = []
+    seen = run(Stuck([2]), requests(5), clock=Clock(), note=said.append)
     assert sorted(ids(seen, Candidate)) == sorted(f"p{i}:{k}" for i in range(5) for k in range(4))
-    assert "answers, but has drawn no token for" in caplog.text
+    assert "answers, but has drawn no token for" in said[0]
 
 
 def test_an_engine_that_asks_others_is_given_the_time_of_any_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erpo_ray import environment
 from erpo_ray.errors import RunFailed
+from erpo_ray.rundir import failpoints
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.train import canary, checkpoints, dpo, models, reference
@@ -408,6 +409,7 @@ def test_a_training_whose_worker_is_killed_goes_on_to_the_weights_of_a_whole_one
     policy: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failpoint: str, left: dict[int, bool]
 ) -> None:
     """Rank 1 in the forward pass of the fourth step; rank 0 while it saves behind it."""
+    assert failpoint.rpartition(":")[0] in failpoints.TRAINING
     rows, work = tiny.pairs(16), tmp_path / "killed/work"
     with monkeypatch.context() as armed, pytest.raises(ProcessException):
         armed.setenv("ERPO_FAILPOINT", failpoint)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from erpo_ray import traces
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.config import Config, Data, JudgeRules
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.judging.ensemble import Judge
 from erpo_ray.judging.rules_judge import RulesJudge
 from erpo_ray.prompts.mixing import Mix, gather
@@ -30,6 +30,7 @@ from erpo_ray.types import (
     encode,
     seed_of,
 )
+from erpo_ray.usage import Upkeep
 
 EMPTY = b"\x02" + bytes(7) + b"{}"
 """A safetensors file without tensors."""
@@ -145,6 +146,9 @@ class Rote:
     def instruct(self, policy: Policy, system: str, out: Path) -> dict[str, float]:
         (out / "skill").write_text((policy.path / "skill").read_text())
         return {}
+
+    def upkeep(self) -> Upkeep:
+        return Upkeep({})
 
     def close(self) -> None:
         pass

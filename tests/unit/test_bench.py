@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "bench"))
 
+import actors  # noqa: E402
 import rollout  # noqa: E402
 import round as one_round  # noqa: E402
 import rounds  # noqa: E402
 import timeline  # noqa: E402
+from driver import SAMPLES  # noqa: E402
+from sleepers import Lengths  # noqa: E402
 from timeline import Span  # noqa: E402
 
 
@@ -147,3 +150,13 @@ def test_a_trace_has_a_named_row_for_each_role() -> None:
     assert {(one["tid"], one["args"]["name"]) for one in events if one["ph"] == "M"} == {(0, "judge 0"), (1, "trainer")}
     drawn = [(one["tid"], one["name"], one["ts"], one["dur"]) for one in events if one["ph"] == "X"]
     assert drawn == [(1, "job", 2e6, 1.5e6), (0, "judge", 1e6, 0.5e6)]
+
+
+def test_what_sleeping_engines_take_is_what_the_paper_says() -> None:
+    """Completions of one length, in whole waves over all places: only the driver comes on top."""
+    even, waves, workers = Lengths(768, 0.0, 768), 4, 8
+    found = actors.simulated(workers, waves * workers * actors.PLACES // SAMPLES, even)
+    assert found.paper == pytest.approx(waves * 768 * actors.token_seconds())
+    # Engines wait for the driver between two calls; the margin is for a machine that is busy with other things.
+    assert found.paper <= found.simulated <= 1.5 * found.paper + found.driver + 5
+    assert found.busy == pytest.approx(found.paper / found.simulated, rel=1e-6)

@@ -30,7 +30,9 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     listed = [line.split()[0] for line in shown.partition("Commands:")[2].splitlines() if line.startswith("  ")]
-    names = "run plan chat serve export eval compare sweep judge-check report submit status tail doctor config"
+    names = (
+        "run synthesize plan chat serve export eval compare sweep judge-check report submit status tail doctor config"
+    )
     assert listed == names.split()
 
 

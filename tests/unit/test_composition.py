@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from judged import group, judged, prompt
 
 from erpo_ray import pairs as pairing
-from erpo_ray.config import CompositionName, Prefer
+from erpo_ray.config import Prefer
+from erpo_ray.config.training import CompositionName
 from erpo_ray.judging.composition import (
     Composition,
     admissible,

@@ -341,7 +341,7 @@ def test_a_search_wants_a_value(bench: Bench, capsys: pytest.CaptureFixture[str]
     assert "model1 is no run, whose rounds a process reward model could be learnt from" in capsys.readouterr().err
     (bench.folder / "c.yaml").write_text(CONFIG.replace("6}", "6, decode: {search: {value: judge}}}"))
     assert bench.evaluate("--suite", "harmful", "--decode", "beam") == 2
-    assert "--decode beam: evaluate.decode: Value error, name is beam, but a judge reads" in capsys.readouterr().err
+    assert "--decode beam: evaluate.decode: name is beam, but a judge reads" in capsys.readouterr().err
     assert bench.evaluate("--suite", "harmful", "--decode", "best-of-n") == 0
     assert bench.decoded == ["best-of-n"]
     assert Path("evaluations/model1-best-of-n/stages/harmful/result.json").exists()

@@ -12,10 +12,10 @@ from fakes import Rote
 from test_loop import CONFIG, of, run
 
 from erpo_ray import estimate, rules
+from erpo_ray.backend import Ahead, Name
 from erpo_ray.config import Config
 from erpo_ray.config.reinforce import Reinforce
 from erpo_ray.errors import RunFailed, UsageError
-from erpo_ray.explore import Ahead, Name
 from erpo_ray.methods import METHODS
 from erpo_ray.report.read import stage as read_stage
 from erpo_ray.rundir import Files, Ledger, read_rows

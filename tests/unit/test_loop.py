@@ -20,9 +20,9 @@ from erpo_ray.config import Config, Data, Imitate, JudgeRules, Prefer, Rounds, S
 from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeMember
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.judging.ensemble import Ensemble, Review, committee_of
-from erpo_ray.loop import align
+from erpo_ray.loop import align, synthesize
 from erpo_ray.methods import METHODS
-from erpo_ray.methods.base import History, Outcome, Task
+from erpo_ray.methods.base import History, Task
 from erpo_ray.prompts import mixing
 from erpo_ray.rundir import Files, Ledger, RunDir, read_rows
 from erpo_ray.rundir.lines import plain_rows
@@ -60,7 +60,9 @@ def run(
     start: str = "0",
     show: Callable[[Path], None] = lambda path: None,
     files: Files | None = None,
-) -> tuple[tuple[Outcome, ...], Rote]:
+    say: Callable[[str], None] = lambda line: None,
+    play: Callable[..., Any] = align,
+) -> tuple[Any, Rote]:
     book = backend.book if backend else rules.load("")
     backend = backend or Rote(config, book)
     base = place / "base"
@@ -77,8 +79,8 @@ def run(
 
     with RunDir.open(place / "run", config, files=files) as directory:
         task = Task(config, backend.policy(base), mix.train, book, Letters(), TemplateTeacher(config.model.dialect))
-        scene = Scene(backend, directory, config, asked, phase, lambda line: None, show=lambda: show(directory.path))
-        return align(METHODS[config.method](config), task, scene, directory), backend
+        scene = Scene(backend, directory, config, asked, phase, say, show=lambda: show(directory.path))
+        return play(METHODS[config.method](config), task, scene, directory), backend
 
 
 def metrics(place: Path) -> list[dict[str, object]]:
@@ -361,3 +363,20 @@ def test_disagreements_of_an_ensemble_make_no_pair_and_are_kept_for_review(tmp_p
     assert list(read_rows(tmp_path / "run/stages/base/evaluation_reviews.jsonl", Review)) == []
     _, again = run(tmp_path, config, Rote(config, rules.load("")))
     assert again.sampled == []
+
+
+def test_synthesis_writes_the_examples_that_the_run_then_trains_on(tmp_path: Path):
+    path, first = run(tmp_path, play=synthesize)
+    assert path == tmp_path / "run/stages/00-imitate/examples.jsonl"
+    made = path.read_bytes()
+    assert len(list(read_rows(path, Example))) == 56
+    assert first.trained == [] and [row["stage"] for row in metrics(tmp_path)] == ["base"]
+    outcomes, backend = run(tmp_path)
+    assert path.read_bytes() == made
+    assert backend.trained == STAGES and not set(first.sampled) & set(backend.sampled)
+    assert [outcome.stage for outcome in outcomes] == ["base", *STAGES]
+
+
+def test_a_method_without_examples_has_none_to_synthesize(tmp_path: Path):
+    with pytest.raises(UsageError, match="its first stage, evolve, learns from no examples; use a method that begins"):
+        run(tmp_path, of("sos"), play=synthesize)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import importlib
 import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loop_driver import drive, ids
+from fakes import Rote
+from loop_driver import BOOK, drive, ids
 from test_loop import CONFIG, of, run
 
+from erpo_ray import estimate, settings
 from erpo_ray.config import Config, Prefer, Rounds
 from erpo_ray.config.methods import Constraint
-from erpo_ray.methods import METHODS
-from erpo_ray.methods.base import Outcome
+from erpo_ray.errors import RunFailed
+from erpo_ray.methods import METHODS, dpo
+from erpo_ray.methods.base import History, Outcome, Stage, Task
 from erpo_ray.rundir import read_rows
-from erpo_ray.types import Pair
+from erpo_ray.types import Group, LeftOut, Pair
+
+ROOT = Path(__file__).parents[2]
+SHAPE = estimate.Shape(134_515_008, 49_152)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -54,9 +62,53 @@ def test_a_method_says_where_it_is_from_and_what_it_assumes(method: str) -> None
     assert [word for word in ("arXiv", "Assumption", "Edge case") if word not in told] == []
 
 
+def toy(config: Config) -> tuple[Stage, ...]:
+    """A method of two lines: one round on plain answers, then one in which every pair weighs half."""
+    first, *_, last = METHODS["dpo"](config)
+    return first, Halved(**{field.name: getattr(last, field.name) for field in fields(last)})
+
+
+@dataclass(frozen=True, slots=True)
+class Halved(dpo.Prefer):
+    def pairs(self, task: Task, history: History, groups: Sequence[Group]) -> tuple[list[Pair], list[LeftOut]]:
+        found, left_out = dpo.Prefer.pairs(self, task, history, groups)
+        return [replace(pair, weight=pair.weight / 2) for pair in found], left_out
+
+
+def test_a_line_of_the_dict_is_all_that_a_new_method_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "toy", toy)
+    config = settings.load(ROOT / "configs/dpo_demo.yaml", ("method=toy",), tuple(METHODS)).model_copy(
+        update={"data": CONFIG.data, "prefer": CONFIG.prefer}
+    )
+    costs = estimate.costs(config, [(s.name, s.kind) for s in toy(config)], 28, 28, 24, 40.0, SHAPE, 2)
+    assert [cost.kind for cost in costs] == ["evaluate", "prefer", "evaluate", "prefer", "evaluate"]
+
+    class Cut(Rote):
+        def rollouts(self, requests, unjudged, name, ahead=None):
+            for number, item in enumerate(super().rollouts(requests, unjudged, name, ahead)):
+                if number == 60:
+                    raise RunFailed("power cut")
+                yield item
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for place in (whole, cut):
+        place.mkdir()
+    outcomes, _ = run(whole, config, Rote(config, BOOK, plain=True))
+    with pytest.raises(RunFailed, match="power cut"):
+        run(cut, config, Cut(config, BOOK, plain=True))
+    before = ids(cut)
+    continued, backend = run(cut, config, Rote(config, BOOK, plain=True))
+    assert ends(cut) == ends(whole) and rows(cut) == rows(whole) and len(continued) == len(outcomes) == 3
+    assert before and not before & set(backend.sampled)
+    weights = [
+        {pair.weight for pair in read_rows(path, Pair)} for path in sorted(whole.glob("run/stages/*/pairs.jsonl"))
+    ]
+    assert weights == [{1.0}, {0.5}]
+
+
 def rows(place: Path) -> dict[str, bytes]:
-    """Every file of examples, pairs and advantages, and a system prompt that was found."""
-    names = ("examples.jsonl", "pairs.jsonl", "advantages.jsonl", "system_prompt.json")
+    """Every file of examples, pairs and advantages, and the system prompts of a search."""
+    names = ("examples.jsonl", "pairs.jsonl", "advantages.jsonl", "system_prompt.json", "tried.jsonl")
     found = [path for name in names for path in place.glob(f"run/stages/*/{name}")]
     return {path.relative_to(place).as_posix(): path.read_bytes() for path in sorted(found)}
 

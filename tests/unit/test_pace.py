@@ -49,12 +49,12 @@ def test_a_worker_that_does_not_count_gets_on_with_every_answer() -> None:
     assert pace.stands(0, 40.0) == 0
 
 
-def test_the_first_token_may_take_longer_and_an_engine_that_starts_longer_still() -> None:
-    pace = Pace(2)
+def test_the_first_token_may_take_longer_and_so_may_that_of_another_in_its_place() -> None:
+    pace = begun(2)
     pace.asked(0, 0.0)
-    pace.replaced(1, 1800.0, 0.0)
-    assert pace.stands(0, FIRST_S) == pace.stands(1, 1800.0) == 0
-    assert pace.stands(0, FIRST_S + 1) and pace.stands(1, 1801.0)
+    pace.replaced(1, 0.0)
+    assert pace.stands(1, FIRST_S) == 0
+    assert pace.stands(1, FIRST_S + 1)
 
 
 def test_a_slow_machine_is_given_longer_by_what_was_seen_of_any_worker() -> None:
@@ -66,7 +66,8 @@ def test_a_slow_machine_is_given_longer_by_what_was_seen_of_any_worker() -> None
 
 def test_the_start_of_an_engine_says_nothing_about_the_speed_of_the_others() -> None:
     pace = begun(2)
-    pace.replaced(1, 1800.0, 1.0)
+    pace.replaced(1, 1.0)
+    pace.asked(1, 499.0)
     pace.told(1, 3, False, 500.0)
     assert pace.stands(1, 500.0 + STALL_S) == 0
     assert pace.stands(1, 501.0 + STALL_S)

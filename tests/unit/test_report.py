@@ -24,7 +24,7 @@ from erpo_ray.judging.ensemble import Review
 from erpo_ray.report import charts, refresh
 from erpo_ray.report.cases import LONGEST, Part, cases, parts
 from erpo_ray.report.page import MOST_BYTES, content_policy, render
-from erpo_ray.report.read import read, reason_class
+from erpo_ray.report.read import read, reason_class, split_surplus
 from erpo_ray.report.reviews import disagreements
 from erpo_ray.report.verdict import _headline, change
 from erpo_ray.rundir import RunDir
@@ -109,7 +109,7 @@ def test_a_real_loop_is_told_stage_by_stage(looped: Path) -> None:
 def test_pairs_are_counted_by_kind_and_reasons_by_class(small: Path) -> None:
     stage = read(small).stages[1]
     assert stage.kept == {"safety": 1, "length": 1}
-    assert charts.split_surplus(stage.left_out) == ({"safety": 3}, {"no candidate passes": 1})
+    assert split_surplus(stage.left_out) == ({"safety": 3}, {"no candidate passes": 1})
     assert reason_class("the shortest that passes has 64 tokens, the cap is 62") == (
         "the shortest that passes has N tokens, the cap is N"
     )

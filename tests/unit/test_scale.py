@@ -11,7 +11,8 @@ import pytest
 
 from erpo_ray import scale
 from erpo_ray.commands import plan
-from erpo_ray.config import Config, Fit
+from erpo_ray.config import Config
+from erpo_ray.config.training import Fit
 from erpo_ray.errors import UsageError
 from erpo_ray.estimate import Cost
 from erpo_ray.placement import needs, place

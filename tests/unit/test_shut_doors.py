@@ -217,3 +217,14 @@ print(caught, sys.flags.optimize)
 """
     done = subprocess.run([sys.executable, "-O", "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.split() == ["3", "1"], done.stderr
+
+
+def test_every_locked_package_has_its_licence_listed() -> None:
+    sys.path.append(str(ROOT / "requirements"))
+    import licences
+
+    page = (ROOT / "requirements" / "licences.md").read_text()
+    listed = dict(re.findall(r"^\| ([\w.-]+) \| ([^ |]+) \| [^|]+ \|$", page, re.MULTILINE))
+    del listed["package"], listed["---"]
+    assert listed == dict(licences.pins()) and len(listed) > 200
+    assert "not installed" not in page.partition("| ---")[2]

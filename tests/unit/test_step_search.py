@@ -23,6 +23,7 @@ from erpo_ray.explore import Part
 from erpo_ray.prompts.mixing import gather
 from erpo_ray.rules import load
 from erpo_ray.rundir import Ledger
+from erpo_ray.rundir.lines import ledger_rows
 from erpo_ray.traces import Dialect, compose, render
 from erpo_ray.types import Candidate, Failure, Policy, Prompt, Request, Sampling, Scores, Verdict
 
@@ -230,13 +231,17 @@ def test_a_head_learns_what_states_tell_and_says_how_well() -> None:
     assert sorted(PENALTIES) == list(PENALTIES)
 
 
-def test_nodes_are_those_of_the_trees_that_a_run_kept(tmp_path: Path) -> None:
-    config = of("stair")
+@pytest.mark.parametrize("method", ["stair", "grpo"])
+def test_nodes_are_those_of_the_trees_that_a_run_kept(tmp_path: Path, method: str) -> None:
+    config = of(method)
     run(tmp_path, config)
     prompts = gather(config.data, tuple(load().categories), config.seed).train
     found = nodes(tmp_path / "run", prompts, Letters().render, Letters().pieces, "lines")
     assert {row.ids[0] for row in found} == {1} and {row.prompt_id for row in found} <= {each.id for each in prompts}
     assert max(row.visits for row in found) > 1
+    stages = {path.parent for name in ("pairs", "advantages") for path in tmp_path.glob(f"run/stages/*/{name}.jsonl")}
+    kept = {row.prompt_id for stage in stages for row in ledger_rows(stage / "candidates.jsonl", Candidate)}
+    assert {row.prompt_id for row in found} == kept and len(stages) == 3
     assert all(-3 <= row.value <= 3 for row in found)
 
 

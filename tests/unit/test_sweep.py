@@ -18,7 +18,7 @@ from test_loop import of, run
 from erpo_ray import estimate, launch, preflight, rules
 from erpo_ray.cli import main
 from erpo_ray.config import Config
-from erpo_ray.errors import UsageError
+from erpo_ray.errors import EnvironmentFault, UsageError
 from erpo_ray.methods import METHODS
 from erpo_ray.report.charts import Point
 from erpo_ray.report.front import undominated
@@ -59,7 +59,7 @@ class Bench:
         self.booted: list[tuple[str, Rote]] = []
         self.closed: list[str] = []
         self.stop_after: int | None = None
-        self.barren = False
+        self.barren = self.broken = False
         (folder / "model").mkdir()
         (folder / "model/skill").write_text("0")
         self.write(FILE)
@@ -91,6 +91,11 @@ class Watched(Rote):
             yield item
             if len(self.sampled) == self._bench.stop_after:
                 raise KeyboardInterrupt
+
+    def prefer(self, *arguments: Any, **names: Any) -> dict[str, float]:
+        if self._bench.broken:
+            raise ZeroDivisionError("no")
+        return super().prefer(*arguments, **names)
 
     def _text(self, prompt: Any, sample: int, greedy: bool) -> str:
         return super()._text(prompt, 0 if self._bench.barren and self._skill else sample, greedy)
@@ -178,11 +183,15 @@ def drawn(stage: Path) -> int:
 def test_a_sweep_that_was_stopped_goes_on_and_samples_nothing_twice(bench: Bench, after: int) -> None:
     bench.stop_after = after
     assert bench.sweep() == 75
-    assert json.loads(Path("out/status.json").read_text())["state"] == "interrupted"
+    told = json.loads(Path("out/status.json").read_text())
+    assert (told["state"], told["phase"]) == ("interrupted", "row")
+    assert told["stage"] == ("sft" if after == 30 else "erpo")
+    assert main(["status", "out"]) == 0
     before = set(bench.sampled())
     bench.stop_after = None
     bench.booted.clear()
     assert bench.sweep() == 0
+    assert json.loads(Path("out/status.json").read_text())["stage"] == ""
     assert not before & set(bench.sampled())
     again = Path("out/results.json").read_bytes()
     bench.booted.clear()
@@ -218,7 +227,7 @@ def test_a_row_that_fails_is_told_and_the_others_are_played(bench: Bench, capsys
     assert bench.sweep() == 1
     shown = capsys.readouterr()
     assert "erpo: stage 01-prefer has no pairs" in shown.out
-    assert "2 of 5 rows failed: erpo, erpo-scans" in shown.err
+    assert "2 of 5 rows failed: erpo, erpo-scans. The same command tries them again" in shown.err
     assert [row["name"] for row in json.loads(Path("out/results.json").read_text())] == ["base", "sft", "rose"]
     assert "erpo failed: stage 01-prefer has no pairs" in Path("out/table.md").read_text()
     assert "<strong>erpo</strong> failed" in Path("out/sweep.html").read_text()
@@ -227,6 +236,39 @@ def test_a_row_that_fails_is_told_and_the_others_are_played(bench: Bench, capsys
     assert bench.sweep() == 1
     shutil.rmtree("out/rows/erpo")
     assert bench.sweep() == 0
+
+
+def test_a_row_that_crashes_costs_the_others_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.broken = True
+    assert bench.sweep() == 1
+    shown = capsys.readouterr()
+    assert "erpo: crashed with ZeroDivisionError: no" in shown.out and "Traceback" in shown.err
+    assert [row["name"] for row in json.loads(Path("out/results.json").read_text())] == ["base", "sft", "rose"]
+    assert json.loads(Path("out/status.json").read_text())["exit_code"] == 1
+    bench.broken = False
+    assert bench.sweep() == 0
+    assert "next: erpo compare out/rows/base out/rows/" in capsys.readouterr().out
+
+
+def test_settings_that_fit_no_machine_stop_the_sweep_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **names: Any) -> None:
+        raise EnvironmentFault("the disk is full")
+
+    monkeypatch.setattr(launch, "run", full)
+    assert bench.sweep() == 3
+    assert [row["name"] for row in json.loads(Path("out/results.json").read_text())] == ["base"]
+
+
+def test_a_plan_of_a_sweep_boots_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(bench.folder / "duel.yaml")
+    assert main(["plan", file]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said[1:6]] == ["base", "sft", "erpo", "rose", "erpo-scans"]
+    assert main(["plan", file, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"]["sft"]["sampled_tokens"] == 28 * 2 * 96 < told["budget"]["sampled_tokens"] == 400000
+    assert bench.booted == [] and not Path("out").exists()
+    assert main(["plan", file, "--nodes", "1x8xH100"]) == 2
 
 
 def test_a_budget_that_a_row_exceeds_is_told_before_anything_boots(
