@@ -53,7 +53,8 @@ def spans(events: Iterable[Mapping[str, Any]]) -> list[Span]:
     rows: dict[str, dict[str, int]] = {}
     taken: list[float] = []
     for event in sorted(events, key=lambda event: event["ts"]):
-        name = str(event["name"]).removeprefix("task::")
+        # `name` has the method alone.
+        name = str(event["cat"]).removeprefix("task::")
         begun, ended = event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6
         kind, _, call = name.partition(".")
         if kind in ROLES and call not in ("", "__init__"):

@@ -68,7 +68,12 @@ def test_blocks_are_those_that_torch_finds_pair_by_pair(seed: int) -> None:
     )
     for name in ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices"):
         assert torch.equal(tree[name], getattr(theirs, name)), name
-    assert theirs.full_kv_num_blocks.sum() or tokens < 2 * flex.BLOCK
+
+
+def test_blocks_that_are_seen_whole_need_no_mask() -> None:
+    tree = packed.pack([((1,) * 3 * flex.BLOCK, (2,))], whole=True)["tree"]
+    # The second block sees the first whole, the third both before it.
+    assert tree["full_kv_num_blocks"].flatten().tolist()[:3] == [0, 1, 2]
 
 
 @pytest.fixture

@@ -90,7 +90,13 @@ def test_a_split_never_draws_more_than_there_is(rows: int, updates: int, most: i
 
 
 def event(name: str, begun: float, ended: float, worker: str = "a") -> dict[str, Any]:
-    return {"name": name, "tid": f"worker:{worker}", "ts": begun * 1e6, "dur": (ended - begun) * 1e6}
+    return {
+        "cat": name,
+        "name": name.rpartition(".")[2],
+        "tid": f"worker:{worker}",
+        "ts": begun * 1e6,
+        "dur": (ended - begun) * 1e6,
+    }
 
 
 def test_rays_timeline_becomes_calls_of_workers_and_jobs_of_the_trainer() -> None:
