@@ -79,7 +79,7 @@ def killed_engine(place: Place) -> tuple[int, float]:
     started.until(lambda: len(place.drawn()) > len(before))
     recovered = time.monotonic() - begun
     assert started.end() == 1, started.said()
-    assert "a worker is replaced:" in started.said() and "training failed:" in started.said()
+    assert "rollout worker 0 was lost" in started.said() and "training failed:" in started.said()
     after = place.drawn()
     assert len(after) == ASKED > len(before)
     assert {key: after[key] for key in before} == before
