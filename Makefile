@@ -100,7 +100,7 @@ $(TEST_STAMP): $(STAMP)
 # Unit tests side by side; the others load models and take the machine for themselves.
 test: check $(TEST_STAMP)
 	$(PYTEST) tests/unit -n 2
-	$(PYTEST) tests/chaos -n 2
+	$(PYTEST) tests/chaos -n 2 --dist loadgroup
 	$(PYTEST) tests/ray tests/gpu
 	$(PYTEST) tests/e2e tests/hosts
 

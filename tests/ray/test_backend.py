@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import ray
+from safetensors.torch import load_file, save_file
 
 from erpo_ray.backend import Ahead
 from erpo_ray.cluster import canary, data, start, training
@@ -308,6 +309,69 @@ def test_weights_other_than_the_policys_stop_the_run(backend: RayBackend, smol: 
     )
     with pytest.raises(RunFailed, match="engine and trainer differ by"):
         backend.prepare(backend.policy(smol))
+
+
+@pytest.fixture
+def trained(smol: Path, tmp_path: Path) -> Path:
+    """The model with its last norm scaled: weights that every token tells from the base's, if not by much."""
+    out = tmp_path / "trained"
+    shutil.copytree(smol, out)
+    weights = load_file(out / "model.safetensors")
+    weights["model.norm.weight"] *= 1.02
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def _load(right: bool) -> Callable[[Any, Path, str], None]:
+    """What an engine does in place of a reload: nothing, or all but to take the name."""
+
+    def load(engine: Any, path: Path, version: str) -> None:
+        before = engine.version
+        if right:
+            type(engine).load(engine, path, version)
+        engine.version = before if right else version
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        (False, "still gives the log-probabilities of policy {old}|engine and trainer differ by"),
+        (True, "policy {new} at .*: an engine names its samples {old}"),
+    ],
+)
+def test_wrong_weights_are_caught_before_the_first_sample(
+    backend: RayBackend, smol: Path, trained: Path, right: bool, said: str
+) -> None:
+    """A reload that was skipped; the right one, under the version of the weights before it."""
+    base, new = backend.policy(smol), backend.policy(trained)
+    backend.prepare(base)
+    worker, load = backend._workers._rollout[0], _load(right)
+    ray.get(worker.__ray_call__.remote(lambda self: setattr(self._engine, "load", partial(load, self._engine))))
+    with pytest.raises(RunFailed, match=said.format(old=base.version, new=new.version)):
+        backend.prepare(new)
+    ray.get(worker.__ray_call__.remote(lambda self: delattr(self._engine, "load")))
+    backend._workers._policy = base
+    backend.prepare(new)
+    assert backend._proved and backend._proved.version == new.version
+
+
+def test_a_flipped_byte_of_the_weights_is_caught_before_the_first_sample(
+    backend: RayBackend, smol: Path, trained: Path
+) -> None:
+    backend.prepare(backend.policy(smol))
+    new, shard = backend.policy(trained), trained / "model.safetensors"
+    whole = shard.read_bytes()
+    # The lowest bit of one number: no log-probability would tell.
+    shard.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+    with pytest.raises(RunFailed, match=f"the weights read here have version .*, not {new.version}: a file is damaged"):
+        backend.prepare(new)
+    shard.write_bytes(whole)
+    # The one that took its place met the same byte.
+    backend._workers.replace_rollout(0)
+    backend.prepare(new)
+    assert backend._proved and backend._proved.version == new.version
 
 
 def test_ray_data_gives_a_trainer_its_rows_in_order(backend: RayBackend, renderer: Renderer, tmp_path: Path) -> None:

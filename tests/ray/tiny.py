@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from erpo_ray.types import Advantage, Example, Pair
 
@@ -26,6 +33,30 @@ def policy(path: Path, seed: int = 0, tied: bool = True) -> Path:
 def reward(path: Path, seed: int = 0, labels: int = 1) -> Path:
     """The same as a sequence classifier with this many outputs."""
     return _write(path, LlamaForSequenceClassification, seed, num_labels=labels)
+
+
+def speaker(path: Path, source: Path, seed: int = 0) -> Path:
+    """A random Llama of three million weights with the tokenizer and the chat template of `source`: vLLM serves it."""
+    torch.manual_seed(seed)
+    known = AutoConfig.from_pretrained(source)
+    config = LlamaConfig(
+        vocab_size=known.vocab_size,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        initializer_range=0.1,
+        bos_token_id=known.bos_token_id,
+        eos_token_id=known.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    for file in source.iterdir():
+        if file.suffix in (".json", ".jinja", ".txt") and not (path / file.name).exists() and "index" not in file.name:
+            shutil.copyfile(file, path / file.name)
+    return path
 
 
 def _write(path: Path, kind: Any, seed: int, **more: Any) -> Path:
