@@ -24,7 +24,7 @@ from test_loop import CONFIG, run
 from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import crew as crews
 from erpo_ray.cluster.backend import RayBackend
-from erpo_ray.cluster.pool import Item
+from erpo_ray.cluster.protocol import Item
 from erpo_ray.config import Cluster, Config
 from erpo_ray.endings import ending, terminable
 from erpo_ray.explore import explore

@@ -10,7 +10,7 @@ from typing import Any
 from fakes import PLAIN, Letters, Rote
 
 from erpo_ray import rules
-from erpo_ray.cluster.pool import Item
+from erpo_ray.cluster.protocol import Item
 from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker
 from erpo_ray.config import Config
 from erpo_ray.engines.vllm import Finished
