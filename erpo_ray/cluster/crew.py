@@ -205,6 +205,11 @@ def answered(ref: Any, timeout_s: float) -> Any:
 
 
 def last_line(error: BaseException) -> str:
-    """The line of a Ray error that names the cause: the last one of its text, without Ray's guesses of what may be."""
-    last = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    return last.partition(" Some common causes")[0]
+    """The line of a Ray error that names the cause: the last one of its text, without Ray's guesses of what may be.
+
+    Not the one that says only that an actor had yet to start.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[-1].startswith("The actor never ran"):
+        lines.pop()
+    return lines[-1].partition(" Some common causes")[0] if lines else type(error).__name__
