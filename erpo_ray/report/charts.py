@@ -150,7 +150,15 @@ def name_points(axes: Axes, points: Sequence[Point], x: float, low: float, high:
             xytext=(x, place),
             va="center",
             fontsize=8.5,
-            arrowprops={"arrowstyle": "-", "color": COLOURS["soft"], "lw": 0.5, "shrinkA": 1, "shrinkB": 0},
+            # From the middle of its left side, so that no line runs through another name.
+            arrowprops={
+                "arrowstyle": "-",
+                "color": COLOURS["soft"],
+                "lw": 0.5,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
         )
         place -= gap
 

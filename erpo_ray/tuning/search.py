@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -163,11 +164,11 @@ def _ask(
 
 
 def _require_some(tried: Sequence[Tried]) -> None:
-    causes = [each.failure.cause for each in tried if each.failure]
+    causes = Counter(each.failure.cause for each in tried if each.failure)
     if causes and not any(each.system for each in tried):
-        told = ", ".join(f"{cause} {causes.count(cause)}" for cause in sorted(set(causes)))
+        told = ", ".join(f"{cause} {count}" for cause, count in sorted(causes.items()))
         raise RunFailed(
-            f"none of the model's {len(causes)} replies holds a text that can be tried ({told}); "
+            f"none of the model's {causes.total()} replies holds a text that can be tried ({told}); "
             "raise sos.rewrite.max_tokens for `cut` (a model that reasons needs thousands) or name a larger model, and "
             "give another directory with -o"
         )
