@@ -200,13 +200,16 @@ def prompt_room(config: Config) -> int:
 def lengths(prompts: Sequence[Prompt], room: int, model_dir: Path) -> None:
     """No prompt has more than `room` tokens, with the model's chat template around it.
 
-    A token is at least one byte of text: tokens are counted only where there are more bytes than that.
+    A token is at least one byte of text: tokens are counted only where there are more bytes than that, and by the
+    model's renderer, whose imports take longer than all other checks, only where there may be too many.
     """
-    from erpo_ray.engines import templates
+    from erpo_ray.engines import counting, templates
 
     around = templates.around(model_dir)
     for prompt in prompts:
         if len(prompt.text.encode()) + around <= room:
+            continue
+        if counting.at_most(prompt.text, model_dir) + around <= room:
             continue
         tokens = len(renderer(model_dir).render(prompt.text))
         if tokens > room:

@@ -92,7 +92,8 @@ class PooledBackend(ABC):
         # A resumed pass wants fewer samples, and must not draw what the first one drew.
         left = sum(len(request.samples) for request in wanted)
         first = [name(request.prompt.id, request.samples[0]) for request in wanted[:1]]
-        absent = self._crew.begin(seed_of(self._config.seed, *first, left))
+        # Where nothing is to be drawn, as when the judge is proved, nobody waits for engines that start.
+        absent = self._crew.begin(seed_of(self._config.seed, *first, left)) if wanted else ()
         in_flight, asks = self._config.cluster.in_flight, self._config.evaluate.decode.name in SEARCHES
         return Pool(self._crew, wanted, unjudged, name, in_flight, absent=absent, note=say, asks=asks).run()
 

@@ -10,6 +10,7 @@ import pytest
 from bad_inputs import HELD, PROMPTS, Bad, config, lines, model
 from bad_places import CLUSTERS, ENVIRONMENTS, JUDGES, MODELS, RUN_DIRS
 from bad_texts import BOOKS, CONFIG, FILES_OF_PROMPTS, LINES
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from erpo_ray import preflight
 from erpo_ray.cli import main
@@ -115,6 +116,23 @@ def test_tokens_are_counted_only_of_a_prompt_with_more_bytes_than_there_is_room(
     asked = [Prompt("s", short, "benign"), Prompt("l", long, "benign")]
     preflight.lengths(asked, 100 + around, here / "model")
     assert counted == [long]
+
+
+def test_the_file_of_a_tokenizer_tells_which_prompts_the_renderer_must_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = Tokenizer(models.WordLevel({"word": 0, "<end>": 1, "?": 2}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.add_special_tokens(["<end>"])
+    words.enable_truncation(2)
+    words.save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr(templates, "around", lambda model_dir: 10)
+    counted: list[str] = []
+    counting_renderer = SimpleNamespace(render=lambda text: counted.append(text) or (0,))
+    monkeypatch.setattr(preflight, "renderer", lambda model_dir: counting_renderer)
+    asked = [Prompt(str(n), "word " * n, "benign") for n in (80, 82, 84)]
+    preflight.lengths([*asked, Prompt("t", "word " * 20 + "<end>", "benign")], 100, tmp_path)
+    assert counted == ["word " * 82, "word " * 84, "word " * 20 + "<end>"]
 
 
 def test_weights_that_a_run_holds_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
