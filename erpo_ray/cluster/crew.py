@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -24,6 +25,13 @@ from erpo_ray.usage import Usage
 ROLLOUT_SHARE, TRAIN_SHARE = 0.51, 0.49
 """Parts of a GPU when rollout and training take turns: two rollout workers never fit one GPU, one of each does."""
 
+REST_S, STARTS = 300.0, 3
+"""Seconds within which a worker that draws nothing answers, or so many times as long as it takes workers to come up:
+new weights, a new pass and a proof take less than a start."""
+
+_NEVER_RAN = "The actor never ran"
+"""How the last line of Ray's error begins where an actor had yet to start."""
+
 ANSWER_S = 30.0
 """Seconds that a worker without anything to do has to say what it holds."""
 
@@ -43,12 +51,15 @@ class RayCrew:
         self._replaced = 0
         self._rollout: list[Any] = []
         self._starting: dict[int, Any] = {}
+        self._asked_for = 0.0
+        self._patience_s = 0.0
         self._judge = [self._new_judge() for _ in range(self.judge_workers)]
 
     def serve(self, policy: Policy) -> None:
         """All rollout workers have these weights: new workers start with them, running ones load them in place."""
         loaded, self._policy = self._policy, policy
         if not self._rollout:
+            self._asked_for = time.monotonic()
             self._rollout = [self._new_rollout() for _ in range(self.rollout_workers)]
         elif loaded != policy:
             for worker in self._absent():
@@ -110,7 +121,7 @@ class RayCrew:
             if isinstance(error, RayTaskError) and isinstance(error.cause, UsageError):
                 # A wrong key or address: another worker would meet it too.
                 raise error.cause from None
-            raise WorkerLost(last_line(error), isinstance(error, RayActorError) and error.preempted) from error
+            raise WorkerLost(last_line(error), _node_went(error)) from error
 
     def replace_rollout(self, worker: int) -> None:
         ray.kill(self._rollout[worker])
@@ -162,8 +173,9 @@ class RayCrew:
         return set(self._starting)
 
     def _of_all(self, call: Callable[[int], Any]) -> list[Any]:
-        """What every rollout worker answers that is up, one at least. One that dies is replaced, and not waited for
-        while there are others; RunFailed with the cause when a call raises, or all have died LOSSES_IN_A_ROW times."""
+        """What every rollout worker answers that is up, one at least. One that dies, or hangs, is replaced, and not
+        waited for while there are others; RunFailed with the cause when a call raises, when workers do not come up in
+        the first place, or all were lost LOSSES_IN_A_ROW times."""
         for last in reversed(range(LOSSES_IN_A_ROW)):
             absent = self._absent()
             if len(absent) == self.rollout_workers:
@@ -173,25 +185,34 @@ class RayCrew:
             if not present:
                 break
             answers: list[Any] = []
+            until = time.monotonic() + (self._patience_s or CALL_DEADLINE_S)
             for worker, ref in [(worker, call(worker)) for worker in present]:
                 try:
-                    answers.append(ray.get(ref, timeout=CALL_DEADLINE_S))
+                    answers.append(ray.get(ref, timeout=max(0.0, until - time.monotonic())))
                 except RayError as error:
-                    died = isinstance(error, RayActorError) and not error.actor_init_failed
-                    if not died or (last == 0 and not answers):
-                        raise _failed(error) from error
-                    say(f"rollout worker {worker} was lost at rest: {last_line(error)}")
+                    why = self._lost_at_rest(error)
+                    if not why or (last == 0 and not answers):
+                        raise _failed(error, self._patience_s or CALL_DEADLINE_S) from error
+                    say(f"rollout worker {worker} was lost at rest: {why}")
                     self.replace_rollout(worker)
             if answers:
+                self._patience_s = self._patience_s or max(REST_S, STARTS * (time.monotonic() - self._asked_for))
                 return answers
         raise _failed(GetTimeoutError())
 
+    def _lost_at_rest(self, error: RayError) -> str:
+        """Why the worker of such a call is lost; empty when it is not, or has never been up."""
+        if isinstance(error, GetTimeoutError) and self._patience_s:
+            return f"gave no sign for {self._patience_s:.0f} s"
+        died = isinstance(error, RayActorError) and not error.actor_init_failed
+        return last_line(error) if died else ""
 
-def _failed(error: RayError) -> RunFailed:
+
+def _failed(error: RayError, waited_s: float = CALL_DEADLINE_S) -> RunFailed:
     """Of a call that must be answered."""
     if isinstance(error, GetTimeoutError):
         return RunFailed(
-            f"a worker did not answer for {CALL_DEADLINE_S:.0f} s; `ray status` shows whether it waits for resources"
+            f"a worker did not answer for {waited_s:.0f} s; `ray status` shows whether it waits for resources"
         )
     return RunFailed(f"a worker failed: {last_line(error)}; start the same command again")
 
@@ -204,12 +225,22 @@ def answered(ref: Any, timeout_s: float) -> Any:
         return None
 
 
+def _node_went(error: RayError) -> bool:
+    """Whether the node was called in, or died before the worker had come up, which then cannot have brought it down.
+
+    The second stands in no field of Ray's error.
+    """
+    if not isinstance(error, RayActorError):
+        return False
+    return error.preempted or ("its node has died" in str(error) and _NEVER_RAN in str(error))
+
+
 def last_line(error: BaseException) -> str:
     """The line of a Ray error that names the cause: the last one of its text, without Ray's guesses of what may be.
 
     Not the one that says only that an actor had yet to start.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if len(lines) > 1 and lines[-1].startswith("The actor never ran"):
+    if len(lines) > 1 and lines[-1].startswith(_NEVER_RAN):
         lines.pop()
     return lines[-1].partition(" Some common causes")[0] if lines else type(error).__name__

@@ -239,10 +239,10 @@ class Pool:
             raise WorkerLost(f"rollout worker {worker} answers, but has drawn no token for {seconds:.0f} s")
 
     def _lost(self, call: _Call, error: WorkerLost, next_: str) -> None:
-        """Tell of it; RunFailed when it was one too many. What a preempted node takes away counts for nothing."""
-        with_node = " with a preempted node" if error.preempted else ""
+        """Tell of it; RunFailed when it was one too many. Losses that no worker can be blamed for count for nothing."""
+        with_node = " with its node" if error.with_node else ""
         self._note(f"{call.kind} worker {call.worker} was lost{with_node}, {next_}: {error}")
-        self._losses[call.kind, call.worker] += not error.preempted
+        self._losses[call.kind, call.worker] += not error.with_node
         if self._losses[call.kind, call.worker] >= LOSSES_IN_A_ROW:
             raise RunFailed(
                 f"{call.kind} worker {call.worker} was lost {LOSSES_IN_A_ROW} times in a row without a result of any; "

@@ -12,11 +12,12 @@ Item = tuple[Prompt, Candidate]
 
 
 class WorkerLost(Exception):
-    """A worker died, hung or raised; the message says which and why. `preempted`: its node was called in."""
+    """A worker died, hung or raised; the message says which and why. `with_node`: its node went, for which the worker
+    cannot be blamed."""
 
-    def __init__(self, why: str, preempted: bool = False) -> None:
+    def __init__(self, why: str, with_node: bool = False) -> None:
         super().__init__(why)
-        self.preempted = preempted
+        self.with_node = with_node
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 from fakes import Rote
-from rote_workers import BOOK, Hasty, Nodder, Sampler, Talker, Weigher
+from rote_workers import BOOK, Nodder, Sampler, Talker, Weigher
 from rundir_driver import NoSync
 from test_loop import CONFIG, run
 
@@ -57,13 +57,13 @@ class Clustered(RayBackend):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a driver is to do: the loop, in haste or not, or with `wide` only samples of so many prompts, 100 each."""
+    """What a driver is to do: the loop with such engines, or with `wide` only samples of so many prompts, 100 each."""
 
     place: Path
     number: int
     cluster: Cluster
     environment: Mapping[str, str]
-    hasty: bool = False
+    sampler: type[Sampler] = Sampler
     wide: int = 0
 
 
@@ -75,14 +75,14 @@ class Driver:
         place: Path,
         cluster: Cluster,
         environment: Mapping[str, str] | None = None,
-        hasty: bool = False,
+        sampler: type[Sampler] = Sampler,
         wide: int = 0,
     ) -> None:
         self.number = len(list(place.glob("said.*")))
         self.said, self._asked = place / f"said.{self.number}", place / f"asked.{self.number}"
         self.said.touch()
         self._asked.touch()
-        asked = Asked(place, self.number, cluster, environment or {}, hasty, wide)
+        asked = Asked(place, self.number, cluster, environment or {}, sampler, wide)
         self.process: BaseProcess = forks.Process(target=_drive, args=(asked,))
         self.process.start()
 
@@ -113,7 +113,7 @@ def _drive(asked: Asked) -> None:
             if asked.wide:
                 _draw(asked.place, config, sheet, asked.wide)
             else:
-                _align(asked.place, config, sheet, Hasty if asked.hasty else Sampler)
+                _align(asked.place, config, sheet, asked.sampler)
     except BaseException as error:
         end = ending(error)
         say(f"erpo: {end.message}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-SAMPLERS, JUDGES = ("ray::Sampler", "ray::Hasty"), ("ray::Weigher",)
+SAMPLERS, JUDGES = ("ray::Sampler", "ray::Hasty", "ray::Lasting"), ("ray::Weigher",)
 
 
 class Raylets:

@@ -59,6 +59,10 @@ class Brisk(Engine):
     step_s = 0.02
 
 
+class Steady(Engine):
+    step_s = 1.0
+
+
 class Wordy(Engine):
     """Quick, and never short of words: 40 completions of some 9 kB a call."""
 
@@ -87,6 +91,10 @@ class Sampler(RolloutWorker):
 
 class Hasty(Sampler):
     kind = Brisk
+
+
+class Lasting(Sampler):
+    kind = Steady
 
 
 class Talker(Sampler):

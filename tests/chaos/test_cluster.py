@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from cluster_driver import Driver
 from raylets import JUDGES, SAMPLERS, Raylets, raylets, sigkill_one, until
+from rote_workers import Hasty, Lasting, Sampler
 from rundir_driver import NoSync
 from test_loop import run as play
 from test_processes import made, small_disk  # noqa: F401
@@ -67,12 +68,14 @@ class Run:
         self.place, self.lost, self.doubled, self.said = place, 0, 0, ""
         self._stood: set[str] = set()
 
-    def start(self, cluster: Raylets, environment: Mapping[str, str] | None = None, hasty: bool = False) -> Driver:
+    def start(
+        self, cluster: Raylets, environment: Mapping[str, str] | None = None, sampler: type[Sampler] = Sampler
+    ) -> Driver:
         self._stood = set(self._candidates())
         settings = Cluster(
             address=cluster.address, gpu=True, share_gpu=False, rollout_workers=4, judge_workers=2, in_flight=8
         )
-        return Driver(self.place, settings, environment, hasty)
+        return Driver(self.place, settings, environment, sampler)
 
     def ended(self, driver: Driver) -> int:
         """The driver's exit code, once it has ended."""
@@ -141,7 +144,7 @@ def test_failed_calls(cluster: Raylets, whole: Path, tmp_path: Path, where: str,
     chances = {f"{name}_failure_prob": 100 * (kind == where) for kind, name in names.items()}
     faults = json.dumps({call: {"num_failures": times, **chances} for call, times in calls.items()})
     run = Run(tmp_path / "run")
-    driver = run.start(cluster, {"RAY_testing_rpc_failure": faults}, hasty=True)
+    driver = run.start(cluster, {"RAY_testing_rpc_failure": faults}, Hasty)
     run.finish(cluster, whole, driver, seed)
     promise(f"failed calls (real Ray), {where}: kinds {len(calls)}  lost 0  doubled 0  pairs equal yes")
 
@@ -183,17 +186,18 @@ def test_a_preempted_node(
     for deadline_s in [5.0, *[30.0, 5.0] * scale(0, 5)]:
         run = Run(tmp_path / str(times))
         times += 1
-        driver = run.start(cluster)
+        driver = run.start(cluster, sampler=Lasting)
         node = cluster.others[0]
         until(lambda node=node: bool(cluster.actors(node=node)), "a worker on the second node")
         until(run.drawing(), "candidates")
         cluster.preempt(node, deadline_s)
         time.sleep(deadline_s)
+        assert driver.process.is_alive(), "the run ended before the node went"
         cluster.kill(node)
         cluster.add()
         run.finish(cluster, whole, driver, seed)
         losses = LOST.findall(run.said)
-        assert losses and all("with a preempted node" in line for line in losses), run.said
+        assert losses and all("lost with its node" in line for line in losses), run.said
     promise(f"preempted nodes (real Ray): faults {times}  lost 0  doubled 0  pairs equal yes  charged to workers 0")
 
 

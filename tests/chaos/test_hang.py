@@ -21,6 +21,7 @@ from erpo_ray.cluster import crew
 from erpo_ray.cluster.crew import RayCrew
 from erpo_ray.cluster.pace import STALL_S
 from erpo_ray.cluster.start import join, leave
+from erpo_ray.types import Policy
 
 STOPPED_AT = 150
 """Samples that are there when an actor is stopped: in the first round of preference."""
@@ -65,6 +66,32 @@ class Stop:
         except ProcessLookupError:
             return
         self.continued = True
+
+
+def test_an_actor_that_is_stopped_at_rest_is_replaced_when_it_is_asked_for_something(
+    tmp_path: Path, workers: RayCrew, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crew, "REST_S", 3.0)
+    monkeypatch.setattr(crew, "STARTS", 0)
+
+    def policy(skill: int) -> Policy:
+        path = tmp_path / str(skill)
+        path.mkdir()
+        (path / "skill").write_text(str(skill))
+        return Policy(path, f"skill{skill}")
+
+    workers.serve(policy(0))
+    workers.begin(0)
+    stopped = ray.get(workers._rollout[0].__ray_call__.remote(lambda self: os.getpid()))
+    os.kill(stopped, signal.SIGSTOP)
+    begun = time.monotonic()
+    workers.serve(later := policy(1))
+    assert 3.0 <= time.monotonic() - begun < 10.0
+    assert "rollout worker 0 was lost at rest: gave no sign for 3 s\n" in capsys.readouterr().out
+    ray.wait([*workers._starting.values()], timeout=60)
+    assert not workers.begin(1)
+    versions = [ray.get(each.__ray_call__.remote(lambda self: self._engine.version)) for each in workers._rollout]
+    assert versions == [later.version] * 2
 
 
 def test_a_stopped_actor_is_replaced_and_what_it_says_later_counts_for_nothing(

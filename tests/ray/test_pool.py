@@ -243,7 +243,7 @@ class Preempted(Script):
 
     def result(self, ticket: int) -> list[Any]:
         if ticket < 12:
-            raise WorkerLost("the node was called in", preempted=True)
+            raise WorkerLost("the node was called in", with_node=True)
         return super().result(ticket)
 
 
@@ -251,7 +251,7 @@ def test_preempted_nodes_count_for_nothing() -> None:
     said: list[str] = []
     seen = run(Preempted([2]), requests(6), note=said.append)
     assert len(set(ids(seen, Candidate))) == 24 and len(said) == 12
-    first = "rollout worker 0 was lost with a preempted node, 10 samples are drawn again: the node was called in"
+    first = "rollout worker 0 was lost with its node, 10 samples are drawn again: the node was called in"
     assert said[0] == first
 
 
