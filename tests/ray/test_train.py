@@ -201,7 +201,7 @@ def test_what_is_saved_is_rounded_by_chance_to_a_neighbour_and_right_on_average(
 
 
 def test_a_training_too_short_to_reach_the_next_bf16_number_is_not_lost(policy: Path, tmp_path: Path) -> None:
-    """The saved policy prefers what the last step's did, to which nearest rounding would come back by less than half."""
+    """Rounded to the nearest, less than a tenth of the margin is left."""
     rows, steps = tiny.pairs(8), []
     training = replace(PLAIN, learning_rate=2e-5, epochs=6)
     prefer(policy, policy, rows, Objective(beta=1.0), training, tmp_path / "out", None, lambda *s: steps.append(s[2]))
