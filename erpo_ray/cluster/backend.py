@@ -14,7 +14,7 @@ from erpo_ray.cluster.protocol import Item
 from erpo_ray.cluster.start import join, leave
 from erpo_ray.cluster.training import Trainers
 from erpo_ray.config import Config, Data
-from erpo_ray.engines.judges import has_model
+from erpo_ray.config.judges import has_model
 from erpo_ray.errors import UsageError
 from erpo_ray.prompts.mixing import Mix
 from erpo_ray.types import Candidate, Policy, Request, Verdict

@@ -16,7 +16,7 @@ from erpo_ray.cluster.protocol import Item, WorkerLost
 from erpo_ray.cluster.start import Joined
 from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker
 from erpo_ray.config import Config
-from erpo_ray.engines.judges import has_model
+from erpo_ray.config.judges import has_model
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.terminal import say
 from erpo_ray.types import Policy, Request, seed_of

@@ -12,8 +12,9 @@ from erpo_ray.cluster.canary import Served
 from erpo_ray.cluster.protocol import Drawn, Item
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
+from erpo_ray.config.judges import has_model
 from erpo_ray.engines import search
-from erpo_ray.engines.judges import Bench, has_model, judge_of
+from erpo_ray.engines.judges import Bench, judge_of
 from erpo_ray.engines.vllm import Engine, EngineSettings, Finished
 from erpo_ray.errors import RunFailed
 from erpo_ray.train.weights import version

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from erpo_ray import preflight, rules, settings
 from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config, Source
-from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeReward, JudgeRules
+from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeReward, JudgeRules, has_model
 from erpo_ray.errors import UsageError
 from erpo_ray.judging import pleas, search
 from erpo_ray.judging.asking import Usage
@@ -120,7 +120,7 @@ def _gauge(section: AnyJudge | None, config: Config) -> Gauge:
         model = HarmModel.fit(_embedder(), loaders.embedded())
         print(f"classifier: AUROC {model.auroc:.3f} on {model.n} embedded prompts (cross-validated by topic)")
         return Gauge(lambda texts: ([*model.predict([text for _, text in texts])], None), True)
-    from erpo_ray.engines.judges import Bench, has_model, judge_of
+    from erpo_ray.engines.judges import Bench, judge_of
 
     book = rules.load(config.rules.path)
     preflight.judge(section, book)

@@ -12,7 +12,7 @@ from typing import Any
 from erpo_ray import documents, environment, estimate, preflight, scale
 from erpo_ray.commands.common import read_config
 from erpo_ray.config import Config
-from erpo_ray.engines.judges import has_model
+from erpo_ray.config.judges import has_model
 from erpo_ray.errors import UsageError
 from erpo_ray.forecast import forecast
 from erpo_ray.placement import Infeasible, elastic, needs, place

@@ -227,6 +227,13 @@ AnyJudge = Annotated[
 """Any judge there is."""
 
 
+def has_model(settings: AnyJudge) -> bool:
+    """Whether it loads a guard or a reward model: on a cluster with GPUs its worker gets one."""
+    if isinstance(settings, JudgeEnsemble):
+        return any(has_model(member.judge) for member in settings.members)
+    return isinstance(settings, JudgeGuard | JudgeReward)
+
+
 class JudgeFile(Section):
     """A judge's section alone, as `erpo judge-check` takes it."""
 

@@ -45,13 +45,6 @@ def judge_of(settings: AnyJudge, bench: Bench) -> Judge:
     return RulesJudge(settings, bench.book, bench.dialect, Embedder(rough=True).similarity)
 
 
-def has_model(settings: AnyJudge) -> bool:
-    """Whether it loads a guard or a reward model: on a cluster with GPUs its worker gets one."""
-    if isinstance(settings, JudgeEnsemble):
-        return any(has_model(member.judge) for member in settings.members)
-    return isinstance(settings, JudgeGuard | JudgeReward)
-
-
 def _member(member: JudgeMember, bench: Bench) -> Judge:
     judge = judge_of(member.judge, bench)
     return judge if judge.name == member.called else Named(judge, member.called)

@@ -27,7 +27,7 @@ from erpo_ray.train import checkpoints, models
 from erpo_ray.train.forward import completion_logits, per_token, summed
 from erpo_ray.train.packed import Batch
 from erpo_ray.train.rows import Order, Sequences, micro_batch
-from erpo_ray.types import encode
+from erpo_ray.types import encode, seed_of
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -239,5 +239,5 @@ def finish(trainer: TokenExact, source: Path, out: Path) -> None:
         weights = trainer.accelerator.get_state_dict(model)
         model = models.whole(model, weights, source) if trainer.is_world_process_zero() else None
     if trainer.is_world_process_zero():
-        models.save(model, source, out)
+        models.save(model, source, out, seed_of(trainer.fingerprint))
     trainer.accelerator.wait_for_everyone()

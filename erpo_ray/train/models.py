@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -79,10 +80,11 @@ def hollow(model: PreTrainedModel) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(model.config)
 
 
-def save(model: PreTrainedModel | PeftModel, source: Path, out: Path) -> None:
+def save(model: PreTrainedModel | PeftModel, source: Path, out: Path, seed: int) -> None:
     """Write a bf16 safetensors model directory that transformers and vLLM load; a LoRA is merged first.
 
-    `model` is spent: its weights are cast in place. Raises RunFailed when a weight is not finite.
+    `model` is spent: its weights are cast in place, `rounded` by chances that follow from `seed`. Raises RunFailed when
+    a weight is not finite.
     """
     plain: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
     broken = [name for name, weight in plain.named_parameters() if not torch.isfinite(weight).all()]
@@ -90,9 +92,23 @@ def save(model: PreTrainedModel | PeftModel, source: Path, out: Path) -> None:
         raise RunFailed(
             f"training left NaN or infinity in {broken[0]} and {len(broken) - 1} more; lower the learning rate"
         )
+    chance = torch.Generator(plain.device).manual_seed(seed)
+    for weight in plain.parameters():
+        weight.data = rounded(weight.data, chance)
     out.mkdir(parents=True, exist_ok=True)
     plain.to(torch.bfloat16).save_pretrained(out)
     dress(out, source, "bfloat16")
+
+
+def rounded(weight: Tensor, chance: torch.Generator) -> Tensor:
+    """The weight in bf16, up or down by chance and the nearer the likelier, so that the mean stays what it was.
+
+    Rounded to the nearest, most of what a short training learnt is lost: it moves a weight by less than half the
+    distance to the next bf16 number. What is such a number stays as it is.
+    """
+    bits = weight.float().view(torch.int32)
+    below = torch.randint(1 << 16, bits.shape, generator=chance, dtype=torch.int32, device=bits.device)
+    return ((bits + below) & ~0xFFFF).view(torch.float32).to(torch.bfloat16)
 
 
 def release() -> None:

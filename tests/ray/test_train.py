@@ -184,6 +184,35 @@ def test_a_step_behind_its_prefix_has_the_margin_of_the_whole(policy: Path) -> N
         assert one[0] - one[1] == pytest.approx(other[0] - other[1], abs=1e-4)
 
 
+def test_what_is_saved_is_rounded_by_chance_to_a_neighbour_and_right_on_average() -> None:
+    """Of 1 and the next bf16 number, 2^-7 above it."""
+    step = 2.0**-7
+    exact = torch.tensor([1.0, 1.0 + step, -3.0, 0.0])
+    assert torch.equal(models.rounded(exact, torch.Generator()).float(), exact)
+    between = torch.cat([torch.full((40_000,), 1 + step / 8), torch.full((40_000,), -1 - step * 3 / 4)])
+    found = models.rounded(between, torch.Generator().manual_seed(1))
+    assert found.dtype == torch.bfloat16
+    up, down = found.float().split(40_000)
+    assert set(up.tolist()) == {1.0, 1 + step} and set(down.tolist()) == {-1.0, -1 - step}
+    assert (up.mean().item() - 1) / step == pytest.approx(1 / 8, abs=0.01)
+    assert (-down.mean().item() - 1) / step == pytest.approx(3 / 4, abs=0.01)
+    assert torch.equal(found, models.rounded(between, torch.Generator().manual_seed(1)))
+    assert not torch.equal(found, models.rounded(between, torch.Generator().manual_seed(2)))
+
+
+def test_a_training_too_short_to_reach_the_next_bf16_number_is_not_lost(policy: Path, tmp_path: Path) -> None:
+    """Rounded to the nearest, less than a tenth of the margin is left."""
+    rows, steps = tiny.pairs(8), []
+    training = replace(PLAIN, learning_rate=2e-5, epochs=6)
+    prefer(policy, policy, rows, Objective(beta=1.0), training, tmp_path / "out", None, lambda *s: steps.append(s[2]))
+
+    def margin(path: Path) -> float:
+        found = sequence_logps(models.load(path), pairs(rows, 64), 8, bf16=False)
+        return sum(chosen - rejected for chosen, rejected in found) / len(found)
+
+    assert margin(tmp_path / "out") - margin(policy) == pytest.approx(steps[-1]["margin"], rel=0.35)
+
+
 def test_an_objective_without_reference_starts_at_a_margin_of_its_own(policy: Path, tmp_path: Path) -> None:
     rows, steps = tiny.pairs(8), []
     simpo = Objective(beta=2.0, reference="none", per_token=True, target=0.5)

@@ -11,9 +11,17 @@ import pytest
 from fakes import EMPTY
 
 from erpo_ray import preflight, rules
-from erpo_ray.config.judges import JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeMember, JudgeReward, JudgeRules
+from erpo_ray.config.judges import (
+    JudgeEnsemble,
+    JudgeGuard,
+    JudgeLLM,
+    JudgeMember,
+    JudgeReward,
+    JudgeRules,
+    has_model,
+)
 from erpo_ray.engines import embeddings, judges
-from erpo_ray.engines.judges import Bench, has_model, judge_of
+from erpo_ray.engines.judges import Bench, judge_of
 from erpo_ray.errors import UsageError
 from erpo_ray.judging.ensemble import DISAGREEMENT, Ensemble
 from erpo_ray.judging.guards import Question, Reply
