@@ -150,7 +150,7 @@ def written(model: Path, factor: float, out: Path) -> None:
     policy: Any = models.load(model)
     with torch.no_grad():
         policy.get_decoder().norm.weight *= factor
-    models.save(policy, model, out)
+    models.save(policy, model, out, seed=0)
     renderer = Renderer(out)
     canary.sign(out, renderer.render(proof.PROMPT), renderer.encode_completion(proof.COMPLETION))
 

@@ -71,6 +71,7 @@ class Pool:
         self._judging: list[list[Item]] = [[] for _ in range(crew.judge_workers)]
         self._calls: dict[Any, _Call] = {}
         self._losses: Counter[tuple[str, int]] = Counter()
+        self._down: set[int] = set()
         self._pace = Pace(crew.rollout_workers)
         self._asks = asks
 
@@ -120,6 +121,7 @@ class Pool:
             if held:
                 self._got_on(call.worker, news)
         except WorkerLost as error:
+            self._down.add(call.worker)
             return error
         done = [(held.pop((one.prompt_id, one.sample)).prompt, one) for one in finished]
         self._advance(call.worker)
@@ -132,6 +134,7 @@ class Pool:
             self._lost(call, done, f"{len(held)} samples are drawn again")
             held.clear()
             self._crew.replace_rollout(call.worker)
+            self._down.remove(call.worker)
             self._pace.replaced(call.worker, self._clock())
             self._await(call.worker)
             self._wake()
@@ -190,8 +193,8 @@ class Pool:
         self._call("rollout", worker, self._crew.advance(worker, ()))
 
     def _wake(self) -> None:
-        """Workers at rest get what there is to do."""
-        busy = {call.worker for call in self._calls.values() if call.kind == "rollout"}
+        """Workers at rest get what there is to do; not those that are lost and have yet to be replaced."""
+        busy = self._down | {call.worker for call in self._calls.values() if call.kind == "rollout"}
         for worker in range(self._crew.rollout_workers):
             if worker not in busy:
                 self._advance(worker)

@@ -60,7 +60,7 @@ class Brisk(Engine):
 
 
 class Steady(Engine):
-    step_s = 1.0
+    step_s = 0.6
 
 
 class Wordy(Engine):

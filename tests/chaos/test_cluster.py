@@ -128,8 +128,7 @@ def test_killed_actors(
     )
 
 
-@pytest.mark.parametrize("where", ["request", "response", "in_flight"])
-def test_failed_calls(cluster: Raylets, whole: Path, tmp_path: Path, where: str, seed: int, promise: Promise) -> None:
+def test_failed_calls(cluster: Raylets, whole: Path, tmp_path: Path, scale: Scale, seed: int, promise: Promise) -> None:
     """What a driver calls: it fails before it is sent, while it is under way, or when the answer comes."""
     calls = {
         "CoreWorkerService.grpc_client.PushTask": 4,
@@ -141,12 +140,13 @@ def test_failed_calls(cluster: Raylets, whole: Path, tmp_path: Path, where: str,
         "ray::rpc::InternalKVGcsService.grpc_client.InternalKVPut": 2,
     }
     names = {"request": "req", "response": "resp", "in_flight": "in_flight"}
-    chances = {f"{name}_failure_prob": 100 * (kind == where) for kind, name in names.items()}
-    faults = json.dumps({call: {"num_failures": times, **chances} for call, times in calls.items()})
-    run = Run(tmp_path / "run")
-    driver = run.start(cluster, {"RAY_testing_rpc_failure": faults}, Hasty)
-    run.finish(cluster, whole, driver, seed)
-    promise(f"failed calls (real Ray), {where}: kinds {len(calls)}  lost 0  doubled 0  pairs equal yes")
+    for where in Random(seed).sample(sorted(names), scale(1, 3)):
+        chances = {f"{name}_failure_prob": 100 * (kind == where) for kind, name in names.items()}
+        faults = json.dumps({call: {"num_failures": times, **chances} for call, times in calls.items()})
+        run = Run(tmp_path / where)
+        driver = run.start(cluster, {"RAY_testing_rpc_failure": faults}, Hasty)
+        run.finish(cluster, whole, driver, seed)
+        promise(f"failed calls (real Ray), {where}: kinds {len(calls)}  lost 0  doubled 0  pairs equal yes")
 
 
 def test_a_killed_node_and_a_killed_driver(
@@ -157,7 +157,7 @@ def test_a_killed_node_and_a_killed_driver(
     freed: list[float] = []
     for number in range(scale(1, 10)):
         run = Run(tmp_path / str(number))
-        driver = run.start(cluster)
+        driver = run.start(cluster, sampler=Lasting)
         node = cluster.others[0]
         until(lambda node=node: bool(cluster.actors(node=node)), "a worker on the second node")
         until(run.drawing(), "candidates")

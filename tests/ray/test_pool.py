@@ -255,6 +255,42 @@ def test_preempted_nodes_count_for_nothing() -> None:
     assert said[0] == first
 
 
+class OneNode(Script):
+    """All workers but the last are lost at once; nobody who asks a lost one, or one replaced since, gets an answer."""
+
+    def __init__(self, speeds: Sequence[int]) -> None:
+        super().__init__(speeds)
+        self.lives = [0] * len(speeds)
+
+    def advance(self, worker: int, requests: Sequence[Request]) -> int:
+        ticket, life = super().advance(worker, requests), self.lives[worker]
+        answer = self._calls[ticket]
+
+        def call() -> list[Finished]:
+            if self.lives[worker] > life or (life == 0 and worker < self.rollout_workers - 1):
+                raise WorkerLost("its actor is dead")
+            return answer()
+
+        self._calls[ticket] = call
+        return ticket
+
+    def wait(self, tickets: Sequence[int], timeout_s: float) -> Sequence[int]:
+        return list(tickets)
+
+    def replace_rollout(self, worker: int) -> None:
+        super().replace_rollout(worker)
+        self.lives[worker] += 1
+
+
+def test_workers_that_are_lost_at_once_are_each_replaced_once() -> None:
+    said: list[str] = []
+    crew = OneNode([2, 2, 2, 2])
+    seen = run(crew, requests(20), note=said.append)
+    assert sorted(ids(seen, Candidate)) == sorted(f"p{i}:{k}" for i in range(20) for k in range(4))
+    assert crew.lives == [1, 1, 1, 0]
+    assert [line.partition(",")[0] for line in said] == [f"rollout worker {worker} was lost" for worker in range(3)]
+
+
 class Slow(Script):
     """Judges that answer when nothing else does."""
 
