@@ -31,5 +31,6 @@ def test_memory_and_cost_of_many_candidates(
         f"resume {large['open_s']:.1f} s  RSS {large['rss_mib']:.0f} MiB"
     )
     assert large["append_us"] < 1.5 * small["append_us"]
-    assert large["rss_mib"] <= 400 and large["grown_mib"] < 8 + 40e-6 * many
+    # A line may have 16 MiB, and as much is read at once.
+    assert large["rss_mib"] <= 400 and large["grown_mib"] < 20 + 40e-6 * many
     assert large["open_s"] <= 30

@@ -89,8 +89,10 @@ def killed_engine(place: Place) -> tuple[int, float]:
 
 @pytest.mark.timeout(3600)
 def test_a_real_run_killed_four_times_ends_with_the_weights_of_an_undisturbed_one(
-    tmp_path: Path, promise: Callable[[str], None]
+    tmp_path: Path, scale: Callable[[int, int], int], promise: Callable[[str], None]
 ) -> None:
+    if not scale(0, 1):
+        pytest.skip("five minutes: --long")
     tiny.speaker(tmp_path / "model", materialise(EMBEDDED))
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG.format(model=tmp_path / "model"))
