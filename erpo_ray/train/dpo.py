@@ -133,7 +133,7 @@ def prefer(
         trainer.fingerprint = identity("prefer", start, behind, objective, training, fingerprint(data))
         metrics = fit.run(trainer, work, training, report)
         last = next(entry for entry in reversed(trainer.state.log_history) if "sigmoid" in entry)
-        fit.finish(trainer, policy_dir, out)
+        fit.finish(trainer, policy_dir, out, start)
     names = ("sigmoid", "nll", "margin", "accuracy", "logps_chosen", "logps_rejected")
     return metrics | {name: last[name] for name in names}
 

@@ -232,12 +232,16 @@ def run(trainer: TokenExact, work: Path | None, training: Training, report: Repo
     }
 
 
-def finish(trainer: TokenExact, source: Path, out: Path) -> None:
-    """Rank 0 writes the trained policy into `out`; every rank returns when it is there."""
+def finish(trainer: TokenExact, source: Path, out: Path, start: str) -> None:
+    """Rank 0 writes the trained policy into `out`; every rank returns when it is there.
+
+    `start`: the version that was trained. The chances of rounding follow from it alone, so that trainings that come to
+    the same, in other micro-batches or sharded, are saved the same.
+    """
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:
         weights = trainer.accelerator.get_state_dict(model)
         model = models.whole(model, weights, source) if trainer.is_world_process_zero() else None
     if trainer.is_world_process_zero():
-        models.save(model, source, out, seed_of(trainer.fingerprint))
+        models.save(model, source, out, seed_of(start))
     trainer.accelerator.wait_for_everyone()

@@ -104,7 +104,7 @@ def reinforce(
         trainer.fingerprint = identity("reinforce", start, behind, objective, training, fingerprint(data))
         metrics = fit.run(trainer, work, training, report)
         last = next(entry for entry in reversed(trainer.state.log_history) if "kl" in entry)
-        fit.finish(trainer, policy_dir, out)
+        fit.finish(trainer, policy_dir, out, start)
     return metrics | {name: last[name] for name in ("kl", "clipped", "surprisal")}
 
 

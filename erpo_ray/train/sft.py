@@ -97,9 +97,10 @@ def imitate(
             peft_config=models.adapter(training, model),
         )
         trainer.order = fit.order(data, training)
-        trainer.fingerprint = identity("imitate", version(policy_dir), training, fingerprint(data))
+        start = version(policy_dir)
+        trainer.fingerprint = identity("imitate", start, training, fingerprint(data))
         metrics = fit.run(trainer, work, training, report)
-        fit.finish(trainer, policy_dir, out)
+        fit.finish(trainer, policy_dir, out, start)
     return metrics
 
 

@@ -46,13 +46,9 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return dict(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).state_dict())
 
 
-BF16_STEP = 2.0**-7
-"""From a bf16 number to the next at most, as a part of it: two policies that are as good as equal round to either."""
-
-
 def same(left: Path, right: Path, atol: float = 0.0) -> bool:
     ours, theirs = weights(left), weights(right)
-    return all(torch.allclose(ours[name], theirs[name], rtol=BF16_STEP if atol else 0, atol=atol) for name in ours)
+    return all(torch.allclose(ours[name], theirs[name], rtol=0, atol=atol) for name in ours)
 
 
 @pytest.mark.parametrize("normalise", ["sequence", "token"])

@@ -37,8 +37,6 @@ from erpo_ray.types import Example
 
 PLAIN = Training(learning_rate=1e-2, epochs=1, batch_size=8, micro_batch_size=4, max_length=64, bf16=False)
 PREFER = Objective(beta=0.1, nll=0.1)
-BF16_STEP = 2.0**-7
-"""From a bf16 number to the next at most, as a part of it: two policies that are as good as equal round to either."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def same(left: Path, right: Path, atol: float = 0.0) -> bool:
     ours, theirs = weights(left), weights(right)
-    return all(torch.allclose(ours[name], theirs[name], rtol=BF16_STEP if atol else 0, atol=atol) for name in ours)
+    return all(torch.allclose(ours[name], theirs[name], rtol=0, atol=atol) for name in ours)
 
 
 def by_hand(path: Path, rows: list[Example]) -> float:
