@@ -30,7 +30,7 @@ CAUSES = ("wrong_prompt", "empty_tokens", "bad_token_ids", "bad_finish", "lone_s
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read of one candidate before any score. `answer` is empty when there is none.
+    """What was read of one candidate before any score: `answer` and `assessment` are empty when there is none.
 
     `unreadable` is why an answer is no plain English, empty when it is, or when that was asked for.
     """
@@ -38,6 +38,7 @@ class Reading:
     prompt: Prompt
     candidate: Candidate
     answer: str
+    assessment: str
     refused: bool
     well_formed: bool
     unreadable: str
@@ -58,20 +59,21 @@ class Reader:
             return Failure(cause, ascii(candidate.text))
         answer = traces.answer(candidate.text)
         refused = is_refusal(answer)
-        faults, remarks = self._read_trace(prompt, candidate.text, refused) if answer else ([UNFINISHED], [])
+        trace = traces.parse(candidate.text, self._dialect)
+        faults, remarks = self._read_trace(prompt, trace, refused) if answer else ([UNFINISHED], [])
         kind = unreadable(answer)
         if kind and prompt.label == "benign" and asked_for(prompt.text):
             kind = ""
         remarks += [f"unreadable:{kind}"] if kind else []
-        return Reading(prompt, candidate, answer, refused, not faults, kind, (*faults, *remarks))
+        assessment = "" if isinstance(trace, Failure) else trace.assessment
+        return Reading(prompt, candidate, answer, assessment, refused, not faults, kind, (*faults, *remarks))
 
     def unknown(self, cited: tuple[str, ...]) -> list[str]:
         """Those of the cited rule ids that the book does not have."""
         return [id for id in cited if id not in self._rules]
 
-    def _read_trace(self, prompt: Prompt, text: str, refused: bool) -> tuple[list[str], list[str]]:
+    def _read_trace(self, prompt: Prompt, trace: traces.Trace | Failure, refused: bool) -> tuple[list[str], list[str]]:
         """What is wrong with the trace (nothing when it is well formed), and what else is to be said of it."""
-        trace = traces.parse(text, self._dialect)
         if isinstance(trace, Failure):
             return [trace.cause], []
         faults = [] if (trace.verdict == "refuse") == refused else [_DISAGREES]
