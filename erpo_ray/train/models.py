@@ -16,6 +16,9 @@ from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.objectives import Training
 from erpo_ray.train.weights import dress
 
+_AT_ONCE = 1 << 24
+"""Numbers that are rounded together."""
+
 
 def load(policy_dir: Path, dtype: torch.dtype = torch.float32, device: Any = "cpu") -> PreTrainedModel:
     """The policy's weights as `dtype`, on `device`. Training loads float32: bf16 weights swallow small updates."""
@@ -104,11 +107,15 @@ def rounded(weight: Tensor, chance: torch.Generator) -> Tensor:
     """The weight in bf16, up or down by chance and the nearer the likelier, so that the mean stays what it was.
 
     Rounded to the nearest, most of what a short training learnt is lost: it moves a weight by less than half the
-    distance to the next bf16 number. What is such a number stays as it is.
+    distance to the next bf16 number. What is such a number stays as it is. Beside the result it holds a few bytes for
+    each of `_AT_ONCE` numbers, however large the weight.
     """
-    bits = weight.float().view(torch.int32)
-    below = torch.randint(1 << 16, bits.shape, generator=chance, dtype=torch.int32, device=bits.device)
-    return ((bits + below) & ~0xFFFF).view(torch.float32).to(torch.bfloat16)
+    found = torch.empty_like(weight, dtype=torch.bfloat16, memory_format=torch.contiguous_format)
+    for part, into in zip(weight.reshape(-1).split(_AT_ONCE), found.view(-1).split(_AT_ONCE), strict=True):
+        bits = part.float().view(torch.int32)
+        below = torch.randint(1 << 16, bits.shape, generator=chance, dtype=torch.int32, device=bits.device)
+        into.copy_(((bits + below) & ~0xFFFF).view(torch.float32))
+    return found
 
 
 def release() -> None:

@@ -200,6 +200,15 @@ def test_what_is_saved_is_rounded_by_chance_to_a_neighbour_and_right_on_average(
     assert not torch.equal(found, models.rounded(between, torch.Generator().manual_seed(2)))
 
 
+def test_a_large_weight_is_rounded_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_AT_ONCE", 8)
+    weight = torch.arange(1, 36).reshape(7, 5).T * 1.001
+    found = models.rounded(weight, torch.Generator().manual_seed(1))
+    assert found.shape == (5, 7) and found.is_contiguous()
+    assert ((found.float() / weight - 1).abs() < 2.0**-7).all()
+    assert not torch.equal(found, weight.to(torch.bfloat16))
+
+
 def test_a_training_too_short_to_reach_the_next_bf16_number_is_not_lost(policy: Path, tmp_path: Path) -> None:
     """Rounded to the nearest, less than a tenth of the margin is left."""
     rows, steps = tiny.pairs(8), []
