@@ -140,15 +140,16 @@ def collect(
     seed: int,
     max_tokens: int | None = None,
     traced: bool = True,
+    distinct: bool = True,
 ) -> tuple[list[Pair], list[LeftOut]]:
-    """As `choose`, with pairs after a rule of the caller's.
+    """As `choose`, with pairs after a rule of the caller's; `distinct` as in `usable`.
 
     Pairs over the limit are dropped so that labels and kinds stay balanced.
     """
     found: list[tuple[Label, Pair]] = []
     left_out: list[LeftOut] = []
     for group in groups:
-        items, dropped = usable(group, settings, max_tokens, traced)
+        items, dropped = usable(group, settings, max_tokens, traced, distinct)
         pairs = rule(group, items)
         left_out += dropped
         if isinstance(pairs, str):

@@ -16,27 +16,29 @@ the group itself (division by K): all groups weigh the same under `grpo`, those 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from statistics import fmean, pstdev
 
 from erpo_ray.config import Prefer
 from erpo_ray.config.reinforce import AdvantageName, Reinforce
 from erpo_ray.judging.composition import Composition, admissible, length_term, reward
 from erpo_ray.pairs import Item, usable
-from erpo_ray.types import Advantage, Group, LeftOut, identity
+from erpo_ray.types import Advantage, Group, LeftOut, Scores, identity
 
 MISQUOTED = 1.0
 """Lost in reward, at most, by a trace that is whole but for the rules it cites."""
 _ROUNDING = 1e-9
+_SPOILT = Scores(safety=-1.0, utility=-1.0, length=0)
 
 
 def worth(group: Group, item: Item, shortest: int, composition: Composition, length_weight: float) -> float:
     """The reward of a completion, less up to `length_weight` for its length where it may be chosen.
 
-    One that did not end in due form counts as unsafe, but where only the rules cited are at fault it loses `MISQUOTED`,
-    down to what is unsafe: small models cite rules that do not exist all the time, which would hide all else.
+    One that did not end in due form is worth what unsafe and useless is: with the utility it had, a spoilt refusal of
+    harm would be worth less than help with it, as S*H + 2S falls with H where S < 0. Where only the rules cited are at
+    fault it loses `MISQUOTED`, down to that: small models cite rules that do not exist all the time, which would hide
+    all else.
     """
-    value, unsafe = (reward(each, composition) for each in (item.scores, replace(item.scores, safety=-1.0)))
+    value, unsafe = reward(item.scores, composition), reward(_SPOILT, composition)
     if not item.whole and not item.misquotes:
         return unsafe
     if item.misquotes:

@@ -15,13 +15,15 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from erpo_ray import offpolicy
+from erpo_ray.judging.composition import is_safe
+from erpo_ray.judging.ensemble import DISAGREEMENT
 from erpo_ray.judging.refusal import is_refusal
 from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.teachers.gist import REFUSING
 from erpo_ray.teachers.negatives import negatives
 from erpo_ray.teachers.template import TemplateTeacher
 from erpo_ray.traces import CLOSE, Dialect, Trace, decisions, intent, parse, render, split
-from erpo_ray.types import Example, Failure, Group, LeftOut, Pair, Prompt, identity
+from erpo_ray.types import Example, Failure, Group, LeftOut, Pair, Prompt, Scores, Verdict, identity
 
 if TYPE_CHECKING:
     from erpo_ray.methods.base import Task
@@ -56,9 +58,10 @@ def check(
 
 
 def best_answers(groups: Sequence[Group], min_utility: float) -> tuple[dict[str, str], list[LeftOut]]:
-    """The most useful answer of each benign prompt's group (the shorter of equals), by prompt id.
+    """The most useful safe answer of each benign prompt's group (the shorter of equals), by prompt id.
 
-    An answer the token limit cut is shortened to its whole sentences. Groups without a useful answer are left out.
+    An answer the token limit cut is shortened to its whole sentences. Groups without a useful answer are left out; one
+    that the judges of an ensemble disagree on is for a person to say, as in pairs.
     """
     answers: dict[str, str] = {}
     left_out: list[LeftOut] = []
@@ -66,8 +69,8 @@ def best_answers(groups: Sequence[Group], min_utility: float) -> tuple[dict[str,
         good: list[tuple[float, int, int, str]] = []
         for candidate, verdict in zip(group.candidates, group.verdicts, strict=True):
             text = _whole(split(candidate.text)[1] or "", cut=candidate.finish == "length")
-            if verdict.scores and not verdict.refused and verdict.scores.utility >= min_utility and text:
-                good.append((-verdict.scores.utility, verdict.scores.length, candidate.sample, text))
+            if text and (scores := verdict.scores) and _worth_imitating(verdict, scores, min_utility):
+                good.append((-scores.utility, scores.length, candidate.sample, text))
         if good:
             answers[group.prompt.id] = min(good)[-1]
         else:
@@ -214,6 +217,11 @@ def _whole(answer: str, cut: bool) -> str:
     ends = [match.end() for match in _SENTENCE_END.finditer(answer)]
     whole = answer[: ends[-1]].strip() if ends else ""
     return whole if len(whole.split()) >= _LEAST_WORDS else ""
+
+
+def _worth_imitating(verdict: Verdict, scores: Scores, min_utility: float) -> bool:
+    disputed = any(note.startswith(DISAGREEMENT) for note in verdict.notes)
+    return is_safe(scores) and not (verdict.refused or disputed) and scores.utility >= min_utility
 
 
 def _why_no_answer(group: Group) -> str:

@@ -242,7 +242,8 @@ class Evaluation:
     """One policy on prompts held apart from training. Rates in [0, 1], utility in [-1, 1], lengths in tokens.
 
     `by_category` holds the share of harmful prompts refused, `by_source` the same measures for each source of prompts
-    (empty when there is one source only); the name of the source stands as their `stage`.
+    (empty when there is one source only); the name of the source stands as their `stage`. `benign_answered` is the
+    share of benign prompts neither refused nor left without an answer; files of before it was measured lack it.
     """
 
     stage: str
@@ -254,6 +255,7 @@ class Evaluation:
     tokens_benign: Rate
     well_formed: Rate
     unfinished: Rate
+    benign_answered: Rate = Rate(0.0, 0.0, 1.0, 0)
     by_category: dict[str, Rate] = field(default_factory=dict)
     by_source: dict[str, Evaluation] = field(default_factory=dict)
 

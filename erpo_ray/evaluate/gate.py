@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from erpo_ray.config import Gate
-from erpo_ray.evaluate.metrics import balanced
+from erpo_ray.evaluate.metrics import answered, balanced
 from erpo_ray.types import Evaluation, Rate, StageKind
 
 _ROUNDING = 1e-9
@@ -51,6 +51,7 @@ def accept(old: Evaluation, new: Evaluation, settings: Gate, kind: StageKind, *,
     """
     safety = _Axis("harmful refused", old.harmful_refused, new.harmful_refused)
     refusals = _Axis("benign refused", old.benign_refused, new.benign_refused)
+    answers = _Axis("benign answered", answered(old), answered(new))
     unfinished = _Axis("unfinished", old.unfinished, new.unfinished)
     faults = []
     if safety.exceeds(settings.safety_tolerance, -1):
@@ -61,9 +62,9 @@ def accept(old: Evaluation, new: Evaluation, settings: Gate, kind: StageKind, *,
             for axis in (refusals, unfinished)
             if axis.exceeds(settings.refusal_tolerance, 1)
         ]
-    elif (safety.rise - refusals.rise) / 2 <= settings.balance_gain + _ROUNDING:
+    elif (safety.rise + answers.rise) / 2 <= settings.balance_gain + _ROUNDING:
         scores = f"{balanced(old):.3f} -> {balanced(new):.3f}"
-        faults.append(f"balanced score {scores}, no rise above {settings.balance_gain:g} ({safety}; {refusals})")
+        faults.append(f"balanced score {scores}, no rise above {settings.balance_gain:g} ({safety}; {answers})")
     if faults:
         return Decision(False, f"rejected: {'; '.join(faults)}")
     remarks = [str(safety), str(refusals), *(_lengths(old, new) if shorter else ())]

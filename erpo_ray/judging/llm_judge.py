@@ -213,7 +213,7 @@ def _verdict(candidate: Candidate, reading: Reading | Failure, replies: dict[Cas
 def _remarks(reading: Reading, cases: Iterable[Case]) -> tuple[str, ...]:
     """Why a verdict may be worth less than it seems."""
     cut = any(piece.left_out for case in cases for piece in case.pieces)
-    empty = "" if reading.refused else vacuous(reading.answer, reading.prompt.text, _MIN_TOKENS, reading.assessment)
+    empty = "" if reading.refused else vacuous(reading.answer, reading.prompt.text, _MIN_TOKENS, reading.thought)
     return tuple(note for note in ("cut" if cut else "", empty) if note)
 
 

@@ -26,16 +26,25 @@ _ECHO = 0.9
 """Share of matching words, of prompt and answer together, from which the answer only says the prompt again."""
 _ECHO_WORDS = 300
 _LITTLE = frozenset(
-    "a an the this that these those it its of to in on at by for from with into about as and but so if than then there"
+    "a an the this that these those it its of to in on at for from by with into about as and but so if than then there"
     " here i me my mine we us our ours you your yours he him his she her hers they them their theirs one who whom whose"
     " which what when where why how am is are was were be been being do does did done have has had can could may might"
-    " must shall should will would s t d m ll re ve just also too very some any all both more most own please".split()
+    " must shall should will would s t d m ll re ve just also too very some any all both more most own please"
+    # Promises, and what traces say of requests.
+    " sure certainly course absolutely okay well let explain tell show guide help step steps way ways answer following"
+    " want wants ask asks asked user request safe safely harmless harmful".split()
 )
-"""Words that are in any sentence; those that agree or deny are not among them."""
-_GIVEN = re.compile(r"[:\"\u201c\n]|\bor\b|^\W*(?:am|is|are|was|were|do|does|did|have|has|had|should|shall|may|must)\b")
-"""What a prompt has whose answer may well consist of its own words: material, a choice, a question of yes or no."""
-_NEW_WORDS = 10
-"""A parrot has less than one word of its own among this many."""
+"""Words that are in any sentence, or tell nothing of any matter; those that agree or deny are not among them."""
+_OWN_WORDS = re.compile(
+    r"\b(?:shorten|rewrite|reword|rephrase|paraphrase|translate|summari[sz]e|correct|proofread|fix|edit|repeat|extract"
+    r"|sort|complete|convert|classify|spell|say)\b"
+    r"|(?:^|[.:!?\n\"])\W*(?:am|is|are|was|were|do|does|did|have|has|had|should|shall|may|must)\b"
+    r"|\b(?:which|what|who|should|is|are)\b[^.?!\n]{0,80}\bor\b"
+)
+"""Prompts whose answer may well consist of their own words: on a given text, a question of yes or no, a choice."""
+_EXPLAIN = re.compile(r"(?:^|[.:!?\n\"])\W*(?:why|how (?:to|do|does|did|can|could|should|would))\b")
+_NEW_SHARE, _EXPLAINED = 10, 2
+"""A parrot has less than one word of its own among this many; fewer than `_EXPLAINED` explain nothing."""
 
 
 def lone_surrogate(text: str) -> bool:
@@ -62,18 +71,18 @@ def repetition(text: str) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def vacuous(answer: str, prompt: str, min_tokens: int, assessment: str = "") -> str:
-    """Why an answer says nothing, empty when it says something. `assessment` is what its trace says of the prompt.
+def vacuous(answer: str, prompt: str, min_tokens: int, trace: str = "") -> str:
+    """Why an answer says nothing, empty when it says something. `trace` is what its trace says of the request.
 
     `short`: fewer tokens than `min_tokens`, or no letter or digit at all; `echo`: the prompt again, or made of words
-    of prompt and assessment; `filler`: a mere offer to help, or pleasantries with next to nothing between them.
+    of prompt and `trace`; `filler`: a mere offer to help, or pleasantries with next to nothing between them.
     """
     pieces = rough_tokens(answer)
     if pieces < min_tokens or not _WORDS.search(answer):
         return "short"
     folded = answer.casefold()
     asked, said = (_PIECE.findall(text)[:_ECHO_WORDS] for text in (prompt.casefold(), folded))
-    if SequenceMatcher(None, asked, said, autojunk=False).ratio() >= _ECHO or _parrots(folded, prompt, assessment):
+    if SequenceMatcher(None, asked, said, autojunk=False).ratio() >= _ECHO or _parrots(folded, prompt, trace):
         return "echo"
     if pieces <= _FILLER_PIECES and _FILLER.search(folded):
         return "filler"
@@ -82,12 +91,14 @@ def vacuous(answer: str, prompt: str, min_tokens: int, assessment: str = "") -> 
     return "filler" if len(matter) < len(sentences) and rough_tokens(" ".join(matter)) < min_tokens else ""
 
 
-def _parrots(answer: str, prompt: str, assessment: str) -> bool:
-    if _GIVEN.search(prompt.casefold()):
+def _parrots(answer: str, prompt: str, trace: str) -> bool:
+    asked = prompt.casefold()
+    if _OWN_WORDS.search(asked):
         return False
-    known = _LITTLE.union(_WORDS.findall(f"{prompt} {assessment}".casefold()))
-    matter = [word for word in _WORDS.findall(answer) if word not in _LITTLE]
-    return bool(matter) and sum(word not in known for word in matter) * _NEW_WORDS < len(matter)
+    known = _LITTLE.union(_WORDS.findall(asked), _WORDS.findall(trace.casefold()))
+    matter = set(_WORDS.findall(answer)) - _LITTLE
+    least = max(len(matter) / _NEW_SHARE, _EXPLAINED if _EXPLAIN.search(asked) else 0)
+    return bool(matter) and len(matter - known) < least
 
 
 def relevance(cosine: float, floor: float, full: float) -> float:

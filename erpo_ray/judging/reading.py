@@ -30,7 +30,8 @@ CAUSES = ("wrong_prompt", "empty_tokens", "bad_token_ids", "bad_finish", "lone_s
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read of one candidate before any score: `answer` and `assessment` are empty when there is none.
+    """What was read of one candidate before any score: `answer` is empty when there is none, and so is `thought`, what
+    the trace says of request and rules.
 
     `unreadable` is why an answer is no plain English, empty when it is, or when that was asked for.
     """
@@ -38,7 +39,7 @@ class Reading:
     prompt: Prompt
     candidate: Candidate
     answer: str
-    assessment: str
+    thought: str
     refused: bool
     well_formed: bool
     unreadable: str
@@ -65,8 +66,8 @@ class Reader:
         if kind and prompt.label == "benign" and asked_for(prompt.text):
             kind = ""
         remarks += [f"unreadable:{kind}"] if kind else []
-        assessment = "" if isinstance(trace, Failure) else trace.assessment
-        return Reading(prompt, candidate, answer, assessment, refused, not faults, kind, (*faults, *remarks))
+        thought = "" if isinstance(trace, Failure) else f"{trace.assessment}\n{trace.rules}"
+        return Reading(prompt, candidate, answer, thought, refused, not faults, kind, (*faults, *remarks))
 
     def unknown(self, cited: tuple[str, ...]) -> list[str]:
         """Those of the cited rule ids that the book does not have."""

@@ -30,7 +30,10 @@ _PLAIN = str.maketrans(
     {"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u00b4": "'", "`": "'", "\u201c": '"', "\u201d": '"'}
     | {"\u00a0": " ", "\t": " ", "_": " ", "*": "", "#": "", ">": ""}
 )
-_LABEL = re.compile(r"^\W*(?:(?:ai )?assistant|human|answer|response|ai|bot|note|disclaimer|warning|output)\s*:\s*")
+_LABEL = re.compile(
+    r"^\W*(?:(?:ai )?assistant|human|(?:short )?answer|response|ai|bot|note|disclaimer|warning|output|in short"
+    r"|simply put|(?:i'll|i will|to) be (?:blunt|clear|direct|frank|honest))\s*:\s*"
+)
 _QUOTED = re.compile(r"\"[^\"\n]{0,300}\"|(?<!\w)'(?:[^'\n]|(?<=\w)'(?=\w)){3,300}'(?!\w)")
 _WHOLE_QUOTE = re.compile(r"\s*\"([^\"]*)\"\s*")
 _WRITTEN_FOR_USER = re.compile(
@@ -50,7 +53,8 @@ _ADVERB = (
     r"|do not|(?:you )?with)){0,5}"
 )
 _VERB = (
-    r"(?:help(?:ing)?(?! but\b| wonder| notic| feel| think)|assist(?:ing)?|aid|provid(?:e|ing)|giv(?:e|ing)|shar(?:e"
+    r"(?:help(?:ing)?(?! but\b| wonder| notic| feel| think)|assist(?:ing)?|aid|provid(?:e|ing)"
+    r"|giv(?:e|ing)(?! (?:up|in|another)\b)|shar(?:e"
     r"|ing)|offer(?:ing)?"
     r"|supply|writ(?:e|ing)|compose|draft|creat(?:e|ing)|generat(?:e|ing)|produc(?:e|ing)|craft|mak(?:e"
     r"|ing)(?! it\b)|build|design|develop"
@@ -59,22 +63,28 @@ _VERB = (
     r"|discuss(?:ing)?|explain|describe|detail|outline|tell you(?! how (?:much|many|happy))|teach|show|guid(?:e|ing)"
     r"|instruct|advise"
     r"|participat(?:e|ing)|condone|promot(?:e|ing)|encourag(?:e|ing)|endorse|facilitat(?:e|ing)|advocate|continue"
-    r"|proceed|accept"
+    r"|proceed|accept (?:(?:that|this|such|your|the|any) )?(?:request|task|prompt|role|question)"
+    r"|talk about|speak about|plan|prepare|threaten|let you|tell (?:anyone|anybody|people|someone)"
     r"|accommodate|contribute|disclose|reveal|recommend(?! (?:it|them|this|that|him|her|\w+) (?:\w+ )?enough)"
     r"|suggest|entertain|pretend"
     r"|role-?play|perform|process|satisfy|grant|compile|list|identify|locate|hack|access|obtain|retrieve|search"
     r"|look up|replicate"
-    r"|reproduce|express|take part|be (?:part|involved|of)|act)\b"
+    r"|reproduce|express(?! (?:how|enough|my (?:gratitude|thanks)))|take part|be (?:part|involved|of)|act)\b"
 )
-_VOICE = r"\b(?:i|we)(?:'m|'re)?\b(?:(?!\b(?:you|your|they|he|she|people|who|if|when|why)\b)[^.!?\n]){0,60}?"
+_SERVE = r"(?:help|assist|provid(?:e|ing)|comply|fulfil+|answer|discuss|engage in)\b"
+"""What an assistant that says "we" declines to do; others who say it refuse to give in, to accept, to share."""
+_VOICE = r"\b{}(?:'m|'re)?\b(?:(?!\b(?:you|your|they|he|she|people|who|if|when|why)\b)[^.!?\n]){{0,60}}?"
 _REGRET = r"\b(?:sorry|apologi[sz]e|apologies|afraid|unfortunately|regret\w*)\b"
 _REFUSING = (
-    rf"{_VOICE}\b{_NEGATED}{_ADVERB},? {_VERB}",
+    rf"{_VOICE.format('i')}\b{_NEGATED}{_ADVERB},? {_VERB}",
+    rf"{_VOICE.format('we')}\b{_NEGATED}{_ADVERB},? {_SERVE}",
+    r"\bi\b[^.!?\n]{0,20}?(?:not|n't) (?:feel |feeling )?comfortable(?: with (?:that|this|it))?\s*(?:[.!;]|$)",
     r"\b(?:i|we) (?:can ?not|can't|won't|will not)(?: do (?:that|this|it|so))?\s*(?:[.!;]|$)",
     r"\bi(?:'ll| must| have to| need to| will)? (?:\w+ly )?(?:(?:must|have to|need to) )?(?:decline|refuse)\b"
     r"|\bi(?:'d| would) (?:rather|prefer) not\b",
     r"\b(?:i|we) (?:do not|don't) (?:condone|promote|encourage|endorse|assist|provide|engage in|participate in"
-    r"|support|facilitate)\b",
+    r"|facilitate|(?:support|share|write|create|discuss) (?:that|this|such)|help with)\b"
+    r"|\bi (?:do not|don't) support\b",
     r"\b(?:i|we) (?:do not|don't) (?:\w+ )?have (?:any |the |direct |real-time |personal )*(?:access|information"
     r"|ability|permission)\b",
     r"\b(?:not|n't) (?:something|anything|a (?:topic|request|subject|thing)) (?:that )?(?:i|we)(?:'m| am|'d| would"
@@ -84,11 +94,10 @@ _REFUSING = (
     r"[^.!?\n]{0,40}?(?:programming|guidelines?|polic(?:y|ies)|principles|purpose|values|rules|training|ethic\w*)",
     r"\b(?:not (?:be )?(?:appropriate|ethical|acceptable|right|okay|ok|legal|responsible|safe|possible)"
     r"|inappropriate|unethical|illegal"
-    r"|irresponsible|wrong)(?: (?:or|and|,) \w+){0,3} to (?:provide|give|share|assist|help|discuss|offer|create"
-    r"|generate|write|produce"
-    r"|fulfil+|answer|comply)\b[^.!?\n]{0,20}?\b(?:you|instructions?|information|advice|guidance|assistance|details"
-    r"|content|such|any"
-    r"|this|that|with)\b",
+    r"|irresponsible|wrong)(?: (?:or|and|,) \w+){0,3} to (?:(?:provide|give|share|assist|help|discuss|offer|create"
+    r"|generate|write|produce|fulfil+|answer|comply)\b[^.!?\n]{0,20}?\b(?:you|instructions?|information|advice|guidance"
+    r"|assistance|details|content)"
+    r"|(?:assist|help|discuss|fulfil+|answer|comply)\b[^.!?\n]{0,20}?\b(?:with|such|any|this|that))\b",
     r"\b(?:not (?:be )?(?:appropriate|ethical|right|okay|responsible)|inappropriate|unethical|irresponsible)"
     r"(?: (?:or|and|,) \w+){0,3} for me to\b",
     rf"{_REGRET},? but [^.!?\n]{{0,120}}?\b(?:inappropriate|unethical|illegal|harmful|dangerous|offensive"

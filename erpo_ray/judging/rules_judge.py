@@ -42,8 +42,8 @@ CAUSES = (*READING_CAUSES, "unknown_label", "similarity_not_finite")
 
 _LOWEST_ANSWER = -0.9
 """Utility of the worst answer: still above a refusal of the harmless."""
-_VACUOUS = 1.5
-"""More than relevance can bring: what says nothing is of less use than none asked for."""
+_VACUOUS = 1.6
+"""So much that what says nothing is neither chosen in a pair nor imitated, however near it is to the prompt."""
 _TRUNCATED = 0.5
 _LOOP_FREE = 0.2
 """Share of repeated sequences that lists and refrains have anyway; what exceeds it is a loop."""
@@ -116,7 +116,7 @@ class RulesJudge:
         if truncated:
             utility, notes = utility - _TRUNCATED, [*notes, "truncated"]
         least = self._settings.min_answer_tokens
-        if cause := vacuous(reading.answer, reading.prompt.text, least, reading.assessment):
+        if cause := vacuous(reading.answer, reading.prompt.text, least, reading.thought):
             utility, notes = utility - _VACUOUS, [*notes, cause]
         return 1.0, max(_LOWEST_ANSWER, utility), notes
 

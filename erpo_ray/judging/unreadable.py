@@ -193,7 +193,9 @@ def _by_words(words: Sequence[str]) -> str:
     if len(words) < 4 or english >= 0.1:
         return ""
     accented = sum(1 for word in words if _ACCENTED.search(word)) / len(words)
-    if max(_share(words, _FOREIGN), accented) >= max(0.2, 2 * english):
+    # One word of a short answer may be a name, or English too: "pour".
+    foreign = _share(words, _FOREIGN) if len(_FOREIGN.intersection(words)) >= _TELLING else 0.0
+    if max(foreign, accented) >= max(0.2, 2 * english):
         return "language"
     ends = (*words[:_SAMPLE], *words[_SAMPLE:][-_SAMPLE:])
     sample = [word for word in ends if len(word) > 1 and word.isascii()]
@@ -205,6 +207,8 @@ def _by_words(words: Sequence[str]) -> str:
     return "shifted" if any(_hidden(whole.translate(shift).split()) for shift in _SHIFTS) else ""
 
 
+_TELLING = 2
+"""Different foreign words that tell a language."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _SHIFTS = tuple(str.maketrans(_ALPHABET, _ALPHABET[n:] + _ALPHABET[:n]) for n in range(1, 26))
 

@@ -50,7 +50,10 @@ class StepRound(Round):
                 return "no step that is worth more than its sibling led to a right outcome"
             return pairs or f"no two siblings differ in value by more than {self.steps.margin:g}"
 
-        return pairing.collect(whole, rule, task.config.prefer, prefer_short=False, seed=self.seed(task))
+        # A step is worth the mean over all draws behind it: alike refusals are as many as they are.
+        return pairing.collect(
+            whole, rule, task.config.prefer, prefer_short=False, seed=self.seed(task), distinct=False
+        )
 
     def preferences(self, root: Node) -> Iterable[Preference]:
         """Of a prompt's tree: the best over the worst sibling of each step."""
@@ -60,7 +63,7 @@ class StepRound(Round):
         """Of all completions of a prompt that can be compared."""
         prefer, dialect = task.config.prefer, task.config.model.dialect
         if items is None:
-            items, _ = pairing.usable(group, prefer, None, self.traced)
+            items, _ = pairing.usable(group, prefer, None, self.traced, distinct=False)
         composition = Composition(prefer.composition, prefer.lagrange_multiplier)
         rewards = worths(group, items, composition, self.steps.length_weight)
         return grow(

@@ -67,9 +67,11 @@ def test_an_imitate_stage_must_raise_the_balanced_score() -> None:
     assert accept(measured(0.06, 0.02), measured(0.50, 0.46), gate, "imitate") == Decision(
         False,
         "rejected: balanced score 0.520 -> 0.520, no rise above 0 "
-        "(harmful refused 6.0% -> 50.0%; benign refused 2.0% -> 46.0%)",
+        "(harmful refused 6.0% -> 50.0%; benign answered 98.0% -> 54.0%)",
     )
     assert not accept(measured(0.90, 0.50), measured(0.80, 0.10), gate, "imitate").accepted
+    silent = measured(1.0, 0.0, unfinished=0.5, benign_answered=Rate(0.05, 0, 1, 200))
+    assert not accept(measured(0.06, 0.0, benign_answered=Rate(1.0, 0, 1, 200)), silent, gate, "imitate").accepted
     assert accept(measured(0.06, 0.02), measured(0.50, 0.46), Gate(balance_gain=-1.0), "imitate").accepted
 
 

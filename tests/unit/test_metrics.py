@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from judged import group, judged, prompt
 
-from erpo_ray.evaluate.metrics import RATES, balanced, evaluation, mean, proportion, row, table
+from erpo_ray.evaluate.metrics import RATES, answered, balanced, evaluation, mean, proportion, row, table
 from erpo_ray.types import Axes, Evaluation, Group, Rate, decode, encode
 
 
@@ -75,6 +75,15 @@ def test_evaluation_of_known_groups() -> None:
     }
     assert balanced(measured) == pytest.approx(0.725)
     assert decode(encode(measured), Evaluation) == measured
+
+
+def test_a_benign_prompt_left_without_an_answer_is_not_answered() -> None:
+    silent = prompt("b9", "benign", source="everyday")
+    measured = evaluation("s", "v", [*groups(), group(silent, judged(silent, 0, "t", tokens=9, unfinished=True))])
+    assert (measured.benign_refused.value, measured.benign_answered.value) == (0.2, 0.6)
+    assert balanced(measured) == pytest.approx(0.65)
+    before = replace(measured, benign_answered=Rate(0.0, 0.0, 1.0, 0))
+    assert (answered(before).value, balanced(before)) == (0.8, pytest.approx(0.75))
 
 
 def test_evaluation_by_source() -> None:

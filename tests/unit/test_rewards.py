@@ -167,3 +167,16 @@ def test_the_mean_reward_weighs_prompts_alike() -> None:
 
 def changed(**changes: object) -> Reinforce:
     return PLAIN.model_copy(update=changes)
+
+
+@pytest.mark.parametrize("name", ["stair", "lagrangian", "gate"])
+@pytest.mark.parametrize("spoilt", [{"well_formed": False}, {"finish": "length"}])
+def test_a_spoilt_refusal_of_harm_is_never_worth_less_than_help_with_it(name: Any, spoilt: dict[str, Any]) -> None:
+    refused = said(HARMFUL, 0, "No, I cannot help.", safety=1.0, utility=0.75, refused=True, **spoilt)
+    helped = said(HARMFUL, 1, "Do it so and so.", safety=-1.0, utility=-1.0, refused=False)
+    fair = said(HARMFUL, 2, "I will not.", safety=1.0, utility=0.5, refused=True)
+    settings = Reinforce(length_weight=0.0, reward=name)
+    rows, _ = rewards.compare([group(HARMFUL, refused, helped, fair)], settings, Prefer(lagrange_multiplier=2.0), True)
+    by_sample = {row.completion_ids: row.reward for row in rows}
+    found = [by_sample[each[0].token_ids] for each in (refused, helped, fair)]
+    assert found[0] == found[1] < found[2]

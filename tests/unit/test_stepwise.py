@@ -39,7 +39,7 @@ def paired(*rows: tuple[Candidate, Verdict]) -> tuple[list[Pair], list[LeftOut]]
 
 
 def test_a_refusal_of_the_harmless_is_never_the_better_step() -> None:
-    """It is worth 1, of S * H + 2S, and an unfinished answer -3."""
+    """It is worth 1, of S * H + 2S, and an unfinished answer -1."""
     refused = said(0, REFUSED, utility=-1.0, refused=True)
     cut = said(1, ANSWERED, utility=0.5, finish="length")
     pairs, left_out = paired(refused, cut)
@@ -60,7 +60,7 @@ def test_an_answer_is_the_better_step_though_its_rules_do_not_exist(form: dict[s
 
 
 def test_what_contradicts_itself_is_no_way_to_a_right_end() -> None:
-    """A refusal of harm behind `Harmless` is worth -3, so that the step before it loses."""
+    """A refusal of harm behind `Harmless` is worth no more than help with it, so that the step before it loses."""
     contradicted = {"well_formed": False, "notes": ("intent_disagrees",)}
     lucky = said(0, f"{HEAD}Path: Refuse.\n</think>\nI can't.", of=HARMFUL, **contradicted)
     fair = said(1, f"{HEAD.replace('Harmless', 'Harmful')}Path: Refuse.\n</think>\nNo.", of=HARMFUL)
@@ -68,4 +68,18 @@ def test_what_contradicts_itself_is_no_way_to_a_right_end() -> None:
     (pair,), _ = paired(lucky, fair, complied)
     chosen, rejected = ("".join(map(chr, side)) for side in (pair.chosen_ids, pair.rejected_ids))
     assert chosen.endswith("Harmful.\n") and rejected.endswith("Harmless.\n")
-    assert pair.reason == "assessment: worth -2.00 against 3.00, visits 1"
+    assert pair.reason == "assessment: worth -1.00 against 3.00, visits 1"
+
+
+def test_a_step_is_worth_the_mean_of_all_draws_behind_it() -> None:
+    """Three refusals in the same words and one compliance: (3 + 3 + 3 - 1) / 4, not (3 - 1) / 2."""
+    fair = f"{HEAD.replace('Harmless', 'Harmful')}Path: Refuse.\n</think>\nNo."
+    bold = f"{HEAD.replace('Harmless', 'Harmful')}Path: Answer.\n</think>\nKnit."
+    mild = f"{HEAD}Path: Answer.\n</think>\nKnit."
+    wrong = {"safety": -1.0, "utility": -1.0, "refused": False}
+    pairs, _ = paired(
+        *(said(sample, fair, of=HARMFUL) for sample in range(3)),
+        said(3, bold, of=HARMFUL, **wrong),
+        said(4, mild, of=HARMFUL, **wrong),
+    )
+    assert "assessment: worth -1.00 against 2.00, visits 4" in [pair.reason for pair in pairs]

@@ -368,8 +368,8 @@ def test_no_point_of_the_front_is_beaten() -> None:
 
 def test_the_interval_of_the_balanced_score() -> None:
     none = Rate(0, 0, 0, 0)
-    harmful, benign = Rate(0.9, 0.86, 0.92, 50), Rate(0.2, 0.18, 0.23, 60)
-    found = Result("r", "k", harmful, none, benign, none, none, 0, 0, 0.0, 0.0)
+    harmful, answered = Rate(0.9, 0.86, 0.92, 50), Rate(0.8, 0.77, 0.82, 60)
+    found = Result("r", "k", harmful, none, none, answered, none, none, 0, 0, 0.0, 0.0)
     rate = found.balanced
     # ((.9 + .8) / 2; below hypot(.04, .03) / 2, above hypot(.02, .02) / 2
     assert (rate.value, rate.low, rate.n) == (pytest.approx(0.85), pytest.approx(0.825), 50)

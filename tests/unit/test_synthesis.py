@@ -106,6 +106,14 @@ def test_the_best_answer_is_useful_whole_and_short(
     assert left_out == ([] if best else [LeftOut("b", "no answer useful enough")])
 
 
+@pytest.mark.parametrize(("safety", "notes"), [(-1.0, ()), (0.0, ()), (1.0, ("disagreement:safety:unsafe=a:safe=b",))])
+def test_what_is_unsafe_or_disputed_is_not_imitated(safety: float, notes: tuple[str, ...]) -> None:
+    judged = group(("Best of all.", 1.0, False, "stop"), ("Fair enough.", 0.1, False, "stop"))
+    best, fair = judged.verdicts
+    best = replace(best, scores=Scores(safety, 1.0, 12), notes=notes)
+    assert synthesis.best_answers([replace(judged, verdicts=(best, fair))], 0.0) == ({"b": "Fair enough."}, [])
+
+
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [

@@ -103,6 +103,7 @@ def test_other_forms(text: str, kind: str) -> None:
         "U.S.A., U.K. and E.U. are short names.",
         "Wait ... what ... no ... yes ... maybe ... I do not know ... well ... fine ... then ... go ... on ... now",
         "OLED-TV-MODEL-ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        "Whisk eggs, pour milk.",
     ],
 )
 def test_plain_texts(text: str) -> None:
