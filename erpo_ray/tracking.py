@@ -67,8 +67,8 @@ def require(names: Sequence[str]) -> None:
     for name in names:
         if importlib.util.find_spec(PACKAGES[name]) is None:
             raise UsageError(
-                f"key `tracking`: {name} needs the package {PACKAGES[name]}; pip install 'erpo-ray[{name}]', "
-                f"or leave {name} out"
+                f"key `tracking`: {name} needs the package {PACKAGES[name]}; pip install -e '.[{name}]' in the "
+                f"folder of this project, or leave {name} out"
             )
 
 

@@ -1,6 +1,8 @@
 """`erpo sweep` as a Ray job; with the same --run-dir again it continues. Exits with the code that status.json holds.
 
 ray job submit --working-dir . -- python jobs/sweep.py configs/compare_smollm2.yaml --run-dir DIR data.root=FOLDER
+
+DIR and FOLDER are whole paths of the shared folder.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from erpo_ray.prompts import seeds
 
 Format = Literal["hf", "trl", "inspect"]
 AFTER = {
-    "hf": "model and card: {folder}\nnext: vllm serve {folder}",
+    "hf": "model and card: {folder}\nnext: erpo serve {folder}",
     "trl": "pairs: {folder}\nnext: trl dpo --dataset_name {folder}, or datasets.load_dataset('{folder}')",
     "inspect": "Inspect logs: {folder}\nnext: inspect view --log-dir {folder}",
 }

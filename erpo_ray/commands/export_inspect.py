@@ -55,7 +55,9 @@ class Logged:
 def require() -> None:
     """UsageError without the library."""
     if importlib.util.find_spec("inspect_ai") is None:
-        raise UsageError("--to inspect needs the package inspect-ai; pip install 'erpo-ray[inspect]'")
+        raise UsageError(
+            "--to inspect needs the package inspect-ai; pip install -e '.[inspect]' in the folder of this project"
+        )
 
 
 def write(run: Path, folder: Path) -> None:

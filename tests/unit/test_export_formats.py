@@ -182,7 +182,7 @@ def test_without_the_library_nothing_is_begun(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["export", str(run), str(tmp_path / "out"), "--to", "inspect"]) == 2
-    assert "--to inspect needs the package inspect-ai; pip install 'erpo-ray[inspect]'" in capsys.readouterr().err
+    assert "--to inspect needs the package inspect-ai; pip install -e '.[inspect]'" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 

@@ -155,7 +155,7 @@ def test_a_tracker_that_cannot_be_opened_stops_the_run_at_set_up(
 def test_a_missing_package_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     config = Config.model_validate({"tracking": ["mlflow"]})
-    with pytest.raises(UsageError, match=r"mlflow needs the package mlflow; pip install 'erpo-ray\[mlflow\]'"):
+    with pytest.raises(UsageError, match=r"mlflow needs the package mlflow; pip install -e '\.\[mlflow\]'"):
         preflight.check(config)
 
 
