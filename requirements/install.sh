@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The pinned packages and this project, into the Python that is active: `bash requirements/install.sh gpu` (or cpu).
-# What the lock names is checked against its hashes. cluster.yaml, the Dockerfiles and the Slurm script all use this.
+# What the lock names is checked against its hashes. The files of Ray's launcher and the Dockerfiles use this; the Slurm
+# script takes the .venv of the repository, into which it is run once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case "${1:-}" in

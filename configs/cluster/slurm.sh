@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # One run on a Slurm cluster whose nodes share this repository, its .venv, the home folder and the run directory:
+#   python3.12 -m venv .venv && . .venv/bin/activate && bash requirements/install.sh gpu      # once
 #   ray get-auth-token --generate                                  # once; ~/.ray/auth_token, read by all nodes
 #   sbatch configs/cluster/slurm.sh configs/full_8gpu.yaml runs/first model.path=/models/mine
 # Before time is up, or when the job is preempted, the run stops behind what it has, and is put into the queue again.
