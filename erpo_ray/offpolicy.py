@@ -24,6 +24,7 @@ def negative_pairs(rows: Iterable[tuple[Example, str, Sequence[int]]]) -> list[P
             weight=1.0,
             kind="negative",
             reason=kind,
+            length_weight=0.0,
         )
         for example, kind, rejected_ids in rows
         if tuple(rejected_ids) != example.completion_ids

@@ -202,6 +202,11 @@ class Config(Section):
                 f"rounds.kind is reinforce, but method is {self.method}: only the rounds of erpo can be of another "
                 "kind; set method to erpo, or to grpo for reinforce stages alone, or drop rounds.kind"
             )
+        if self.prefer.section_weights and self.method != "erpo":
+            raise ValueError(
+                f"prefer.section_weights is on, but method is {self.method}: only erpo's pairs are weighed by section; "
+                "set method to erpo, or drop it"
+            )
         if self.overlap != "none" and self.backend == "inprocess":
             raise ValueError(
                 f"overlap is {self.overlap}, but backend is inprocess, which does one thing after the other; "

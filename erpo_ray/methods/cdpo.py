@@ -9,8 +9,9 @@ Here: the first round has lambda_0; each later one estimates E[c] from its own s
 wrote, steps, and pairs the best with the worst of each group after r_lambda. Of two candidates the more probable order
 is taken; `prefer.smoothing` puts the noise of p* back. The prompts of a round are drawn without regard to what went
 wrong before, or the estimate would be biased. Lambda, cost and the share of prompts above the limit are in the stage's
-`outcome.json`. The method ends when the constraint holds and is tight, or holds with lambda at 0 (complementary
-slackness, within `constraint.tolerance`), at the latest after 1 + `rounds.count` rounds.
+`outcome.json`. The method ends when what a policy says meets the constraint and that is tight, or lambda was 0 for it
+(complementary slackness, within `constraint.tolerance`), at the latest after 1 + `rounds.count` rounds. After a round
+that the gate rejected lambda stays: no policy shows what it is worth.
 
 C, eta and the paper's number of steps are not known here and are config fields. The paper starts from a model that was
 fine-tuned before; so does this, with ERPO's imitate stage.
@@ -30,6 +31,7 @@ from statistics import fmean
 from erpo_ray import pairs as pairing
 from erpo_ray.config import Config
 from erpo_ray.config.methods import Constraint
+from erpo_ray.errors import UsageError
 from erpo_ray.judging import UNFINISHED
 from erpo_ray.judging.composition import cost, lagrangian
 from erpo_ray.methods import erpo
@@ -43,7 +45,12 @@ MULTIPLIER, COST, VIOLATIONS = "multiplier", "cost", "violations"
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
-    """C-DPO = imitate, prefer x (1 + N), fewer when it converges."""
+    """C-DPO = imitate, prefer x (1 + N), fewer when it converges. UsageError where samples would be drawn ahead."""
+    if config.overlap != "none":
+        raise UsageError(
+            f"overlap is {config.overlap}, but a step on lambda follows on what the policy trained for it says; "
+            "set overlap=none"
+        )
     make = partial(
         Prefer,
         traced=config.imitate.traces,
@@ -84,17 +91,29 @@ class Prefer(Round):
         return state
 
     def over(self, history: History) -> bool:
-        """Whether the last round found the constraint met and the multiplier at rest."""
-        state = history.last.state
-        return COST in state and converged(state[MULTIPLIER], state[COST], self.constraint)
+        """Whether the policy of the round before the last met the constraint, at a multiplier at rest.
+
+        A round measures the policy that it starts from: its cost belongs to the multiplier of the round before.
+        """
+        if len(history.outcomes) < 2 or COST not in history.last.state:
+            return False
+        before, cost = history.outcomes[-2], history.last.state[COST]
+        return (
+            before.accepted
+            and MULTIPLIER in before.state
+            and converged(before.state[MULTIPLIER], cost, self.constraint)
+        )
 
     def multiplier(self, history: History, groups: Sequence[Group]) -> float:
-        """Lambda of this round: a step from the last round's, by the cost of what its policy says."""
+        """Lambda of this round: a step from the last round's, by the cost of what its policy says.
+
+        No step follows on a round that was rejected: what is measured is not the policy of its lambda.
+        """
         last = history.last.state.get(MULTIPLIER)
         means = list(costs(groups).values())
         if last is None:
             return self.start
-        return dual_step(last, fmean(means), self.constraint) if means else last
+        return dual_step(last, fmean(means), self.constraint) if means and history.last.accepted else last
 
 
 def dual_step(multiplier: float, mean_cost: float, constraint: Constraint) -> float:

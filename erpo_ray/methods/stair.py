@@ -21,7 +21,7 @@ The process reward model from node values (`evaluate.values`), and best-of-N and
 (`evaluate.search`), belong to any run of preferences: `erpo eval RUN --decode beam`.
 
 Assumption: the mean over few rollouts ranks siblings. Edge case: a tree whose completions are all alike has nothing to
-pair and draws until `search.completions` are spent.
+pair; its search ends once 4 were drawn behind each step.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Prefer(StepRound):
             left = self.search.completions - len(group.candidates)
             node = selected(self.tree(task, group), self.search) if left > 0 else None
             if node:
-                found.append(self.behind(task, group, node.prefix, min(left, self.search.width - len(node.children))))
+                found.append(self.behind(task, group, node.prefix, min(left, self.search.width - node.visits)))
         return found
 
     def preferences(self, root: Node) -> Iterable[Preference]:
@@ -68,10 +68,13 @@ class Prefer(StepRound):
 
 
 def selected(node: Node, search: Search) -> Node | None:
-    """The node to draw behind: the first on the way of highest UCB that lacks children; None where all ways end."""
+    """The node to draw behind: the first on the way of highest UCB with fewer than `width` draws; None where all end.
+
+    Draws that say the same are one child: a step with few wordings is not drawn behind for ever.
+    """
     if node.ended:
         return None
-    if len(node.children) < search.width:
+    if node.visits < search.width:
         return node
     ranked = sorted(node.children.values(), key=lambda child: -ucb(child, node.visits, search.exploration))
     return next((found for child in ranked if (found := selected(child, search))), None)

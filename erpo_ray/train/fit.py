@@ -142,6 +142,12 @@ class TokenExact(Trainer):
         for name, mean in zip(values, everyones.mean(0).tolist(), strict=True):
             self._metrics["train"][name].append(mean)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As transformers', its share of warm-up steps rounded down: up, a short stage would waste a step at rate 0."""
+        if self.args.warmup_steps < 1:
+            self.args.warmup_steps = int(self.args.warmup_steps * num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.order
 

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from erpo_ray.train.forward import sequence_logps
 from erpo_ray.train.rows import Sequences, pairs
 from erpo_ray.train.sft import imitate
 from erpo_ray.train.weights import version
-from erpo_ray.types import Example
+from erpo_ray.types import Example, Pair
 
 PLAIN = Training(learning_rate=1e-2, epochs=1, batch_size=8, micro_batch_size=4, max_length=64, bf16=False)
 PREFER = Objective(beta=0.1, nll=0.1)
@@ -214,12 +214,21 @@ def test_a_training_too_short_to_reach_the_next_bf16_number_is_not_lost(policy: 
     rows, steps = tiny.pairs(8), []
     training = replace(PLAIN, learning_rate=2e-5, epochs=6)
     prefer(policy, policy, rows, Objective(beta=1.0), training, tmp_path / "out", None, lambda *s: steps.append(s[2]))
+    gained = mean_margin(tmp_path / "out", rows) - mean_margin(policy, rows)
+    assert gained == pytest.approx(steps[-1]["margin"], rel=0.35)
 
-    def margin(path: Path) -> float:
-        found = sequence_logps(models.load(path), pairs(rows, 64), 8, bf16=False)
-        return sum(chosen - rejected for chosen, rejected in found) / len(found)
 
-    assert margin(tmp_path / "out") - margin(policy) == pytest.approx(steps[-1]["margin"], rel=0.35)
+def test_the_first_step_of_a_short_training_learns_though_a_share_warms_up(policy: Path, tmp_path: Path) -> None:
+    rows, steps = tiny.pairs(8), []
+    training = replace(PLAIN, batch_size=8, warmup_ratio=0.05)
+    prefer(policy, policy, rows, Objective(beta=1.0), training, tmp_path / "out", None, lambda *s: steps.append(s[2]))
+    assert len(steps) == 1
+    assert mean_margin(tmp_path / "out", rows) > mean_margin(policy, rows) + 0.01
+
+
+def mean_margin(path: Path, rows: Sequence[Pair]) -> float:
+    found = sequence_logps(models.load(path), pairs(rows, 64), 8, bf16=False)
+    return sum(chosen - rejected for chosen, rejected in found) / len(found)
 
 
 def test_an_objective_without_reference_starts_at_a_margin_of_its_own(policy: Path, tmp_path: Path) -> None:

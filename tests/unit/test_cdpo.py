@@ -12,6 +12,7 @@ from judged import group, judged, prompt
 
 from erpo_ray.config import Config, Prefer
 from erpo_ray.config.methods import Constraint
+from erpo_ray.errors import UsageError
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import History, Outcome
 from erpo_ray.methods.cdpo import converged, costs, dual_step, extremes
@@ -110,6 +111,29 @@ def test_a_round_steps_from_the_last_ones_multiplier_and_ends_by_its_state() -> 
     assert second.state(after, half) == {"multiplier": pytest.approx(1 + 4 * 0.4), "cost": 0.5, "violations": 1.0}
     assert not second.over(after)
     assert second.state(after, []) == {"multiplier": 1.0}
-    resting = replace(BASE, state={"multiplier": 0.0, "cost": 0.05, "violations": 0.0})
-    assert second.over(History((BASE, resting)))
+    rejected = replace(BASE, accepted=False, state=state)
+    assert second.state(History((BASE, rejected)), half)["multiplier"] == 1.0
+
+
+def test_a_cost_is_held_against_the_multiplier_of_the_policy_that_it_was_measured_on() -> None:
+    """A round measures the policy of the round before, whose multiplier is not its own."""
+    config = Config.model_validate({"constraint": TEN.model_dump()})
+    *_, last = METHODS["cdpo"](config)
+
+    def over(*states: tuple[float, float], accepted: bool = True) -> bool:
+        rounds = [replace(BASE, state={"multiplier": each, "cost": cost}) for each, cost in states]
+        rounds[0] = replace(rounds[0], accepted=accepted)
+        return last.over(History((BASE, *rounds)))
+
+    assert not over((0.0, 0.05))  # of the imitated policy, which no multiplier trained
+    assert not over((0.3, 0.5), (0.0, 0.05))  # it holds at 0.3, which pays for more than is asked
+    assert over((0.0, 0.5), (0.0, 0.05))
+    assert over((2.0, 0.5), (2.1, 0.1))
+    assert not over((2.0, 0.5), (2.1, 0.1), accepted=False)
+
+
+def test_the_prompts_of_a_round_do_not_depend_on_what_went_wrong_and_none_is_drawn_ahead() -> None:
+    _, _, second, _ = METHODS["cdpo"](Config())
     assert second.first(History((replace(BASE, missed=("h",)),))) == frozenset()
+    with pytest.raises(UsageError, match="set overlap=none"):
+        METHODS["cdpo"](Config(overlap="next_round"))

@@ -138,7 +138,7 @@ def test_a_method_that_reached_its_end_plays_no_further_stage(tmp_path: Path) ->
     config = CONFIG.model_copy(update=loose)
     assert len(METHODS["cdpo"](config)) == 4
     outcomes, backend = run(tmp_path, config)
-    assert backend.trained == ["00-imitate", "01-prefer"]
+    assert backend.trained == ["00-imitate", "01-prefer", "02-prefer"]
     assert outcomes[-1].state["multiplier"] == 0 and 0 < outcomes[-1].state["cost"] < 0.9
     assert (tmp_path / "run" / "policy").resolve() == outcomes[-1].policy.path.resolve()
     again, backend = run(tmp_path, config)

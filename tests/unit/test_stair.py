@@ -23,9 +23,17 @@ def drawn(reward: float, *ids: int) -> Drawn:
     return Drawn(ids, [Step(f"s{n}", n, n + 1) for n in range(len(ids))], reward)
 
 
-def test_a_node_that_lacks_children_is_drawn_behind() -> None:
+def test_a_node_that_lacks_draws_is_drawn_behind() -> None:
     root = grow([drawn(1.0, 1, 2)])
     assert selected(root, TWO) is root
+
+
+def test_draws_that_say_the_same_are_draws() -> None:
+    """Two alike have been enough: the search goes on below them, and ends where nothing else comes."""
+    found = selected(grow([drawn(1.0, 1, 2), drawn(1.0, 1, 2)]), TWO)
+    assert found is None
+    found = selected(grow([drawn(1.0, 1, 2), drawn(1.0, 1, 2), drawn(0.5, 3, 4)]), TWO)
+    assert found and found.prefix == (3,)
 
 
 def test_the_way_of_highest_ucb_is_gone() -> None:
