@@ -85,7 +85,7 @@ class Examiner:
 
         All suites are sampled in one pass, and each is measured as soon as it is whole; second turns follow in another.
         UsageError when the directory holds a suite with other prompts or settings; RunFailed when the judge misses a
-        canary or too many of its verdicts failed.
+        canary or too many of its verdicts failed; the next start asks for these again.
         """
         found: dict[str, SuiteResult] = {}
         with ExitStack() as stages:
@@ -111,7 +111,10 @@ class Examiner:
             self.run.status("running", stage=suite.name, phase="evaluation")
             prove_judge(s, self.backend, self.run.id)
         requests = [Request(each.prompt, self.renderer.render(each.prompt.text), (0,), greedy) for each in questions]
-        return Sitting(s, suite, questions, Part.of(s, requests))
+        return Sitting(s, suite, questions, self._part(s, requests))
+
+    def _part(self, s: StageDir, requests: Sequence[Request], prefix: str = "") -> Part:
+        return Part.of(s, requests, self.run.id, self.max_failure_rate, prefix)
 
     def _answered(self, sitting: Sitting) -> Sitting:
         """RunFailed when too many verdicts failed."""
@@ -127,7 +130,7 @@ class Examiner:
         requests = [each for each in found if isinstance(each, Request)]
         questions = s.once(f"{SECOND}_{QUESTIONS}", Question, lambda: [Question(each.prompt) for each in requests])
         left = s.once(f"{SECOND}_{LEFT_OUT}", LeftOut, lambda: [each for each in found if isinstance(each, LeftOut)])
-        return replace(sitting, questions=questions, part=Part.of(s, requests, f"{SECOND}_"), left=left)
+        return replace(sitting, questions=questions, part=self._part(s, requests, f"{SECOND}_"), left=left)
 
     def _measure(self, sitting: Sitting) -> SuiteResult:
         s, suite, turns = sitting.s, sitting.suite, sitting.turns

@@ -10,7 +10,7 @@ from itertools import chain
 
 from erpo_ray.backend import Ahead, Backend
 from erpo_ray.errors import RunFailed, UsageError
-from erpo_ray.faults import check_failures
+from erpo_ray.faults import check_failures, to_judge_again
 from erpo_ray.judging import canaries
 from erpo_ray.rundir import Ledger, StageDir
 from erpo_ray.types import Candidate, Group, Policy, Prompt, Request, Verdict, identity
@@ -32,9 +32,9 @@ def explore(
 ) -> list[Group]:
     """All samples asked for, judged: those in the ledgers already, and the rest drawn from `policy` now.
 
-    RunFailed when more than `max_failure_rate` of the verdicts are failures.
+    RunFailed when more than `max_failure_rate` of the verdicts are failures. The next start asks for these again.
     """
-    (part,) = sample([Part.of(s, requests, prefix)], policy, backend, run, phase, ahead)
+    (part,) = sample([Part.of(s, requests, run, max_failure_rate, prefix)], policy, backend, run, phase, ahead)
     groups = grouped(requests, part.candidates, part.verdicts)
     check_failures(groups, max_failure_rate)
     return groups
@@ -50,10 +50,16 @@ class Part:
     verdicts: Ledger[Verdict]
 
     @classmethod
-    def of(cls, s: StageDir, requests: Sequence[Request], prefix: str = "") -> Part:
+    def of(cls, s: StageDir, requests: Sequence[Request], run: str, max_failure_rate: float, prefix: str = "") -> Part:
+        """The ledgers as they are; where so many verdicts failed that the stage had to stop, without those."""
         candidates = s.ledger(f"{prefix}candidates.jsonl", Candidate)
         verdicts = s.ledger(f"{prefix}verdicts.jsonl", Verdict, after=candidates)
-        return cls(f"{s.path.name}/{prefix}", requests, candidates, verdicts)
+        part = cls(f"{s.path.name}/{prefix}", requests, candidates, verdicts)
+        again = set() if s.sealed else to_judge_again(verdicts, part.asked(run), part.wanted, max_failure_rate)
+        if not again:
+            return part
+        _take_out(s, verdicts, again)
+        return replace(part, verdicts=s.ledger(verdicts.path.name, Verdict, after=candidates))
 
     @property
     def title(self) -> str:
@@ -65,15 +71,23 @@ class Part:
         """Samples asked for, those that are there among them."""
         return sum(len(request.samples) for request in self.requests)
 
-    @property
-    def whole(self) -> bool:
-        """Whether every sample is there and judged."""
-        return len(self.verdicts) >= self.wanted
+    def asked(self, run: str) -> Iterator[str]:
+        """Ids of all samples asked for."""
+        for request in self.requests:
+            yield from (identity(run, self.stage, request.prompt.id, k) for k in request.samples)
+
+    def lacking(self, run: str) -> int:
+        """Samples asked for that have no verdict yet."""
+        return sum(id not in self.verdicts for id in self.asked(run))
 
     def unjudged(self) -> list[tuple[Prompt, Candidate]]:
-        """Samples of an earlier start that still want a verdict."""
-        prompts = {request.prompt.id: request.prompt for request in self.requests}
-        return [(prompts[c.prompt_id], c) for c in self.candidates if c.id not in self.verdicts]
+        """Samples of an earlier start that still want a verdict.
+
+        The ledgers may hold more than this pass asks for: a later pass of the stage, cut off, asked for that.
+        """
+        prompts = {(request.prompt.id, k): request.prompt for request in self.requests for k in request.samples}
+        open_ = (c for c in self.candidates if c.id not in self.verdicts)
+        return [(prompts[key], c) for c in open_ if (key := (c.prompt_id, c.sample)) in prompts]
 
     def require(self, policy: Policy) -> None:
         """UsageError when an earlier start drew from another policy: no stage mixes two."""
@@ -102,8 +116,9 @@ def sample(
     """
     for part in parts:
         part.require(policy)
-    yield from (part for part in parts if part.whole)
-    parts = [part for part in parts if not part.whole]
+    lacking = {part.stage: part.lacking(run) for part in parts}
+    yield from (part for part in parts if not lacking[part.stage])
+    parts = [part for part in parts if lacking[part.stage]]
     if not parts:
         return
     todo = [list(_missing(part.requests, part.candidates, run, part.stage)) for part in parts]
@@ -111,7 +126,7 @@ def sample(
         backend.prepare(policy)
     title = parts[0].title if len(parts) == 1 else f"{parts[0].title} and {len(parts) - 1} more"
     with phase(title, sum(part.wanted for part in parts)) as tick:
-        tick(sum(len(part.verdicts) for part in parts))
+        tick(sum(part.wanted - lacking[part.stage] for part in parts))
         for part, item in _drawn(parts, todo, backend, run, ahead):
             if isinstance(item, Candidate):
                 if not policy.drew(item.policy):
@@ -123,7 +138,8 @@ def sample(
                 continue
             part.verdicts.append(item)
             tick(1)
-            if part.whole:
+            lacking[part.stage] -= 1
+            if not lacking[part.stage]:
                 part.candidates.sync()
                 part.verdicts.sync()
                 yield part
@@ -181,6 +197,21 @@ def prove_judge(s: StageDir, backend: Backend, run: str) -> None:
         return verdicts
 
     s.once("canaries.jsonl", Verdict, ask)
+
+
+def _take_out(s: StageDir, verdicts: Ledger[Verdict], gone: Container[str]) -> None:
+    """Give the ledger's name to one without these rows, which grows beside it: after a crash either is whole."""
+    name = f"{verdicts.path.stem}_kept.jsonl"
+    if s.files.exists(s.path / name):
+        s.files.remove(s.path / name)  # of a start that was cut off in here
+    kept = s.ledger(name, Verdict)
+    for verdict in verdicts:
+        if verdict.candidate_id not in gone:
+            kept.append(verdict)
+    for ledger in (kept, verdicts):
+        ledger.close()
+    s.files.rename(kept.path, verdicts.path)
+    s.files.syncdir(s.path)
 
 
 def _missing(requests: Iterable[Request], have: Container[str], run: str, stage: str) -> Iterator[Request]:

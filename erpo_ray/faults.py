@@ -15,18 +15,43 @@ def check_failures(groups: Sequence[Group], limit: float) -> None:
 
 def check_verdicts(verdicts: Iterable[Verdict], limit: float) -> None:
     """As `check_failures`, for verdicts that come one by one. One without scores counts as failed: it is of no use."""
-    total, failed, first = 0, 0, Failure("")
+    total, failed, undrawn, first = 0, 0, 0, Failure("")
     for verdict in verdicts:
         total += 1
         if not verdict.scores:
             failed += 1
+            undrawn += _undrawn(verdict)
             found = verdict.failure or Failure("no_scores", f"{verdict.judge} does not measure every axis")
             first = first if failed > 1 else found
     if failed > limit * total:
+        remedy = (
+            "Mend the judge and start the same command again: the samples are kept, and those that failed are judged"
+        )
+        if undrawn > limit * total:
+            remedy = (
+                f"An engine gave up on {undrawn} of them, which no judge mends: see to the cause, move this stage's "
+                "directory and those after it away and start the same command again"
+            )
         raise RunFailed(
             f"{failed} of {total} verdicts failed, more than judge.max_failure_rate ({limit}); the first: "
-            f"{first.cause}: {first.raw[:300]}. Mend the judge and start the same command again; the samples are kept"
+            f"{first.cause}: {first.raw[:300]}. {remedy}"
         )
+
+
+def to_judge_again(verdicts: Iterable[Verdict], asked: Iterable[str], wanted: int, limit: float) -> set[str]:
+    """Candidates whose verdicts `check_verdicts` is sure to stop a stage for, without those that no judge has seen.
+
+    Empty while fewer of the `wanted` ones (ids in `asked`) failed than that: such failures are final, or a stage that
+    was killed would make other rows than one that was not.
+    """
+    failed = {verdict.candidate_id: verdict for verdict in verdicts if not verdict.scores}
+    found = [failed[id] for id in asked if id in failed] if failed else []
+    return {each.candidate_id for each in found if not _undrawn(each)} if len(found) > limit * wanted else set()
+
+
+def _undrawn(verdict: Verdict) -> bool:
+    """Whether an engine gave up on the candidate: there is nothing to judge."""
+    return verdict.failure is not None and verdict.failure.cause == "not_sampled"
 
 
 def saturated(groups: Sequence[Group]) -> bool:
