@@ -58,10 +58,8 @@ def least(cluster: Cluster) -> Cluster:
 
 def elastic(nodes: Sequence[Node], cluster: Cluster, judges: int, batches: Sequence[int], gpu: bool = True) -> Cluster:
     """The same with the most training workers that it allows, that have room beside all others and that share each of
-    the batches evenly; unchanged where their number is fixed. Raises Infeasible when not even the fewest have room."""
+    the batches evenly. Raises Infeasible when not even the fewest have room, or the fixed number has none."""
     fewest = least(cluster)
-    if fewest == cluster:
-        return cluster
     for count in range(cluster.train_workers, fewest.train_workers, -1):
         wanted = cluster.model_copy(update={"train_workers": count})
         if all(size % count == 0 for size in batches):

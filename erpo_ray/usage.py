@@ -23,7 +23,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A row of actors.jsonl: what an actor (`driver`, `rollout-0`, `judge-0`, `trainer-0`) held when a stage ended.
+    """A row of actors.jsonl: what an actor (`driver`, `rollout-0`, `judge-0`, `trainer-0`, `desk`) held when a stage
+    ended.
 
     `replaced`: it had grown too much, and another one took its place.
     """

@@ -30,17 +30,23 @@ class RayBackend(PooledBackend):
     def __init__(self, config: Config, progress: Progress = lambda step, steps, metrics: None) -> None:
         judges = config.cluster.judge_workers if has_model(config.judge) else 0
         self._joined = join(config.cluster, judges)
-        if config.overlap != "none" and self._joined.gpu and config.cluster.share_gpu:
+        try:
+            self._require_apart(config)
+            self._workers = RayCrew(config, self._joined)
+        except BaseException:
             leave(self._joined)
+            raise
+        self._trainers = Trainers(config.cluster, self._joined, judges, config.batches, self._workers.present)
+        self._growth = Growth(config.cluster.growth_gib)
+        self._apart = self._joined.gpu and not config.cluster.share_gpu
+        super().__init__(config, self._workers, progress)
+
+    def _require_apart(self, config: Config) -> None:
+        if config.overlap != "none" and self._joined.gpu and config.cluster.share_gpu:
             raise UsageError(
                 f"overlap is {config.overlap}, but engine and trainers take turns on the same GPUs; "
                 "set cluster.share_gpu=false or overlap=none"
             )
-        self._workers = RayCrew(config, self._joined)
-        self._trainers = Trainers(config.cluster, self._joined, judges, config.batches)
-        self._growth = Growth(config.cluster.growth_gib)
-        self._apart = self._joined.gpu and not config.cluster.share_gpu
-        super().__init__(config, self._workers, progress)
 
     def prompts(self, data: Data, categories: Sequence[str], seed: int) -> Mix:
         """All prompts of a run, each source read by a Ray Data task."""

@@ -39,7 +39,7 @@ ANSWER_S = 30.0
 class RayCrew:
     """Rollout and judge actors. On CPU they reserve nothing: they rest while others compute.
 
-    A rollout worker that took the place of a lost one is absent until it is up: its node may be gone for good.
+    A worker that took the place of a lost one is absent until it is up: its node may be gone for good.
     """
 
     def __init__(self, config: Config, joined: Joined) -> None:
@@ -51,6 +51,8 @@ class RayCrew:
         self._replaced = 0
         self._rollout: list[Any] = []
         self._starting: dict[int, Any] = {}
+        self._successors: set[int] = set()
+        self._judges_starting: dict[int, Any] = {}
         self._asked_for = 0.0
         self._patience_s = 0.0
         self._judge = [self._new_judge() for _ in range(self.judge_workers)]
@@ -86,23 +88,32 @@ class RayCrew:
         self, policy: Policy, prompt_ids: Sequence[int], completion_ids: Sequence[int]
     ) -> Callable[[], list[float]]:
         """As the trainer sees the policy's files; computed from now on."""
-        call = policy.path, prompt_ids, completion_ids
-        begun = self._judge[0].logprobs.remote(*call)
+
+        def ask() -> tuple[int, Any]:
+            judge = self._judge_that_is_up()
+            return judge, self._judge[judge].logprobs.remote(policy.path, prompt_ids, completion_ids)
+
+        judge, begun = ask()
 
         def wait() -> list[float]:
             try:
                 return ray.get(begun, timeout=CALL_DEADLINE_S)
             except RayActorError as error:
-                say(f"judge worker 0 was lost at rest: {last_line(error)}")
-                self.replace_judge(0)
+                say(f"judge worker {judge} was lost at rest: {last_line(error)}")
+                self.replace_judge(judge)
             except RayError as error:
                 raise _failed(error) from error
             try:
-                return ray.get(self._judge[0].logprobs.remote(*call), timeout=CALL_DEADLINE_S)
+                return ray.get(ask()[1], timeout=CALL_DEADLINE_S)
             except RayError as error:
                 raise _failed(error) from error
 
         return wait
+
+    def present(self) -> tuple[int, int]:
+        """How many rollout and judge workers are up: all but those that take the place of lost ones, as far as is
+        known. For any thread."""
+        return self.rollout_workers - len(self._starting), self.judge_workers - len(self._judges_starting)
 
     def advance(self, worker: int, requests: Sequence[Request]) -> Any:
         return self._rollout[worker].advance.remote(requests)
@@ -126,12 +137,14 @@ class RayCrew:
     def replace_rollout(self, worker: int) -> None:
         ray.kill(self._rollout[worker])
         self._replaced += 1
+        self._successors.add(worker)
         self._rollout[worker] = new = self._new_rollout()
         self._starting[worker] = new.begin.remote(seed_of(self._seed, worker, "replaced", self._replaced))
 
     def replace_judge(self, worker: int) -> None:
         ray.kill(self._judge[worker])
-        self._judge[worker] = self._new_judge()
+        self._judge[worker] = new = self._new_judge()
+        self._judges_starting[worker] = new.judge.remote(())
 
     def usage(self) -> dict[str, Usage]:
         """What each worker holds, by name; without those that do not answer. Call it when they have nothing to do."""
@@ -146,8 +159,9 @@ class RayCrew:
         {"rollout": self.replace_rollout, "judge": self.replace_judge}[role](int(number))
 
     def close(self) -> None:
-        """End all workers."""
-        for worker in (*self._rollout, *self._judge):
+        """End all workers, once: without any, Ray would start for a second call."""
+        workers, self._rollout, self._judge = [*self._rollout, *self._judge], [], []
+        for worker in workers:
             ray.kill(worker)
 
     def _new_rollout(self) -> Any:
@@ -167,10 +181,12 @@ class RayCrew:
 
     def _absent(self) -> set[int]:
         """Workers that have yet to come up. One whose start has failed is not among them: its next call tells."""
-        if self._starting:
-            up, _ = ray.wait([*self._starting.values()], num_returns=len(self._starting), timeout=0)
-            self._starting = {worker: start for worker, start in self._starting.items() if start not in up}
+        self._starting = _pending(self._starting)
         return set(self._starting)
+
+    def _judge_that_is_up(self) -> int:
+        self._judges_starting = _pending(self._judges_starting)
+        return next((judge for judge in range(self.judge_workers) if judge not in self._judges_starting), 0)
 
     def _of_all(self, call: Callable[[int], Any]) -> list[Any]:
         """What every rollout worker answers that is up, one at least. One that dies, or hangs, is replaced, and not
@@ -190,7 +206,7 @@ class RayCrew:
                 try:
                     answers.append(ray.get(ref, timeout=max(0.0, until - time.monotonic())))
                 except RayError as error:
-                    why = self._lost_at_rest(error)
+                    why = self._lost_at_rest(worker, error)
                     if not why or (last == 0 and not answers):
                         raise _failed(error, self._patience_s or CALL_DEADLINE_S) from error
                     say(f"rollout worker {worker} was lost at rest: {why}")
@@ -200,12 +216,21 @@ class RayCrew:
                 return answers
         raise _failed(GetTimeoutError())
 
-    def _lost_at_rest(self, error: RayError) -> str:
-        """Why the worker of such a call is lost; empty when it is not, or has never been up."""
+    def _lost_at_rest(self, worker: int, error: RayError) -> str:
+        """Why the worker of such a call is lost; empty when it is not, or was to be the first in its place and has
+        never been up: the settings may be wrong."""
         if isinstance(error, GetTimeoutError) and self._patience_s:
             return f"gave no sign for {self._patience_s:.0f} s"
-        died = isinstance(error, RayActorError) and not error.actor_init_failed
+        died = isinstance(error, RayActorError) and (not error.actor_init_failed or worker in self._successors)
         return last_line(error) if died else ""
+
+
+def _pending(calls: dict[int, Any]) -> dict[int, Any]:
+    """Those of the calls that have yet to end."""
+    if not calls:
+        return {}
+    ended, _ = ray.wait([*calls.values()], num_returns=len(calls), timeout=0)
+    return {worker: call for worker, call in calls.items() if call not in ended}
 
 
 def _failed(error: RayError, waited_s: float = CALL_DEADLINE_S) -> RunFailed:

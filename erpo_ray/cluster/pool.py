@@ -45,7 +45,8 @@ class Pool:
 
     A request is a sample of one prompt; (prompt id, sample) occurs once in a pass. `unjudged` are candidates of an
     earlier start that still want a verdict. `candidate_id` names a sample. Workers in `absent` have yet to come up, as
-    have those that take the place of lost ones: they get samples when they are there. `note` hears of each loss.
+    have those that take the place of lost ones: they get samples when they are there. So do judges, each of which is
+    asked first whether it is up: its node may be gone. `note` hears of each loss.
     `asks`: engines ask others between two tokens, and may wait for them as long as any call may take.
     """
 
@@ -69,6 +70,7 @@ class Pool:
         self._held: list[dict[tuple[str, int], Request]] = [{} for _ in range(crew.rollout_workers)]
         self._unjudged: deque[Item] = deque(unjudged)
         self._judging: list[list[Item]] = [[] for _ in range(crew.judge_workers)]
+        self._judges_up: set[int] = set()
         self._calls: dict[Any, _Call] = {}
         self._losses: Counter[tuple[str, int]] = Counter()
         self._down: set[int] = set()
@@ -82,7 +84,8 @@ class Pool:
                 self._await(worker)
             else:
                 self._advance(worker)
-        self._judge()
+        for worker in range(self._crew.judge_workers):
+            self._call("judge", worker, self._crew.judge(worker, ()))
         while self._going():
             ready = self._crew.wait(list(self._calls), 1.0)
             calls = [(self._calls[ticket], ticket) for ticket in [*ready, *self._overdue(ready)]]
@@ -98,11 +101,11 @@ class Pool:
 
     def _going(self) -> bool:
         """Something is being drawn or judged, or waits to be. A worker that has yet to come up is no work by itself."""
-        if any(call.kind == "judge" or self._held[call.worker] for call in self._calls.values()):
+        if any(self._judging) or any(self._held):
             return True
         if not self._again and (request := next(self._source, None)):
             self._again.append(request)
-        return bool(self._again and self._calls)
+        return bool((self._again or self._unjudged) and self._calls)
 
     def _meanwhile(self) -> Iterator[Verdict]:
         """What judges have to say by now."""
@@ -164,10 +167,13 @@ class Pool:
                 raise WorkerLost(
                     f"judge worker {call.worker} left out {len(asked) - len(told)} of {len(asked)} verdicts"
                 )
+            self._judges_up.add(call.worker)
         except WorkerLost as error:
             self._unjudged.extendleft(reversed(items))
+            self._judges_up.discard(call.worker)
             self._lost(call, error, f"{len(items)} candidates are judged again")
             self._crew.replace_judge(call.worker)
+            self._call("judge", call.worker, self._crew.judge(call.worker, ()))
             verdicts = []
         if verdicts:
             self._losses.clear()
@@ -208,7 +214,8 @@ class Pool:
         return replace(request, samples=request.samples[:room])
 
     def _judge(self) -> None:
-        for worker, items in enumerate(self._judging):
+        for worker in sorted(self._judges_up):
+            items = self._judging[worker]
             if self._unjudged and not items:
                 items += [self._unjudged.popleft() for _ in range(min(JUDGE_BATCH, len(self._unjudged)))]
                 self._call("judge", worker, self._crew.judge(worker, items))

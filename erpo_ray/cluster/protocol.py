@@ -40,7 +40,9 @@ class Crew(Protocol):
         """With no requests, the ticket of a worker that holds nothing says that it is up."""
         ...
 
-    def judge(self, worker: int, items: Sequence[Item]) -> Any: ...
+    def judge(self, worker: int, items: Sequence[Item]) -> Any:
+        """With no items, the ticket says that the worker is up."""
+        ...
 
     def wait(self, tickets: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         """Tickets whose result is there; none after `timeout_s`."""

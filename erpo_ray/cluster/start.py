@@ -26,8 +26,7 @@ _OBJECT_STORE = 200 * 2**20
 _LONGEST_TEMP = 40
 """Characters: Ray puts unix sockets below its folder, and their paths may not exceed 107."""
 
-
-_LOOK_S = 5.0
+LOOK_S = 5.0
 """Between two looks at a cluster that grows."""
 
 
@@ -64,15 +63,20 @@ def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    try:
+        return _found(cluster, judges, policy, own)
+    except BaseException:
+        if own:
+            leave(Joined(False, 0, 0.0, own))
+        raise
+
+
+def _found(cluster: Cluster, judges: int, policy: bool, own: Path | None) -> Joined:
+    """What there is, once there is enough of it."""
     resources = ray.cluster_resources()
     gpu = resources.get("GPU", 0) > 0 if cluster.gpu is None else cluster.gpu
     wanted, enough = (needs(some, judges, policy, gpu) for some in (cluster, least(cluster)))
-    try:
-        asked = _require_room(cluster, wanted, enough, own is not None)
-    except EnvironmentFault:
-        if own:
-            leave(Joined(gpu, 0, 0.0, own))
-        raise
+    asked = _require_room(cluster, wanted, enough, own is not None)
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Joined(gpu, nodes, ray.cluster_resources().get("CPU", 1.0), own, asked)
 
@@ -138,20 +142,29 @@ def _require_room(cluster: Cluster, wanted: Sequence[Need], enough: Sequence[Nee
     True when it was asked to grow: or to stay as it is, since machines that training has yet to use look idle.
     """
     waited = 0.0 if own else cluster.wait_s
-    until = time.monotonic() + waited
-    if waited:
+    if not waited:
+        _await_room(enough, 0.0)
+        return False
+    try:
         _ask_for(wanted)
+        _await_room(enough, waited)
+    except BaseException:
+        # Ctrl-C too: what was asked for would keep its machines for ever.
+        _ask_for(())
+        raise
+    return True
+
+
+def _await_room(enough: Sequence[Need], waited: float) -> None:
+    until = time.monotonic() + waited
     while lack := _lack(enough):
         if time.monotonic() >= until:
-            if waited:
-                _ask_for(())
             after = f" after {waited:.0f} s" if waited else ""
             raise EnvironmentFault(
                 f"{lack}{after}; ask for fewer workers, add nodes (with cluster.wait_s a run waits for a cluster that "
                 "grows), or set cluster.gpu=false"
             )
-        time.sleep(min(_LOOK_S, waited))
-    return waited > 0
+        time.sleep(min(LOOK_S, waited))
 
 
 def machines() -> list[Node]:

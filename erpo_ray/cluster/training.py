@@ -1,67 +1,109 @@
 """Ray Train workers that stay up from a run's first training to its end: 1..n, gloo on CPU, NCCL on GPUs.
 
-Their start and their imports take longer than a short stage trains, so they are paid once. `job` holds what they do.
+Their start and their imports take longer than a short stage trains, so they are paid once. `ranks` holds what they do.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from erpo_ray.cluster import data
 from erpo_ray.cluster.crew import ANSWER_S, TRAIN_SHARE, answered
-from erpo_ray.cluster.job import Job, Progress, Scoring, train
-from erpo_ray.cluster.start import Joined, machines
+from erpo_ray.cluster.desk import Desk
+from erpo_ray.cluster.job import Job, Progress, Scoring
+from erpo_ray.cluster.ranks import loop, watch
+from erpo_ray.cluster.start import LOOK_S, Joined, machines
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault, RunFailed
 from erpo_ray.placement import Infeasible, elastic
-from erpo_ray.usage import Usage, usage
+from erpo_ray.terminal import say
+from erpo_ray.usage import Usage
 
-_PROGRESS_FILE = "progress.json"
 _POLL_S = 1.0
 _LAST_LINES = 3
 _PARTING_S = 20.0
 """Seconds that idle workers have to end by themselves."""
+_STARTS, _START_S = 5, 60.0
+"""Times that a group's workers may fail to start, those of preempted nodes among them, and seconds that Ray Train gives
+them each time. `cluster.wait_s` gives them more."""
 
 
 class Trainers:
-    """A worker group of Ray Train. One that failed or died is followed by a new one."""
+    """A worker group of Ray Train. One that failed or died is followed by a new one.
 
-    def __init__(self, cluster: Cluster, joined: Joined, judges: int, batches: Sequence[int]) -> None:
+    `judges` take a GPU each. `present`: how many rollout and judge workers are up, as far as is known.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        joined: Joined,
+        judges: int,
+        batches: Sequence[int],
+        present: Callable[[], tuple[int, int]],
+    ) -> None:
         self._cluster, self._joined = cluster, joined
-        self._judges, self._batches = judges, batches
+        self._judges, self._batches, self._present = judges, batches, present
         self._group: _Group | None = None
 
     def start(self, storage: Path) -> _Group:
         """The group, whose workers start in the background if they are not up: as many as the cluster has room for now.
 
-        `storage` is seen by all nodes. EnvironmentFault when there is no room for the fewest.
+        `storage` is seen by all nodes.
         """
         if self._group is None or self._group.ended:
             storage.mkdir(parents=True, exist_ok=True)
-            self._group = _Group(self._fitting(), self._joined, storage)
+            self._group = _Group(self._fitting, self._joined, storage)
         return self._group
 
-    def _fitting(self) -> Cluster:
+    def _fitting(self, parting: threading.Event) -> Cluster:
+        """The settings with as many workers as there is room for, looked for up to `cluster.wait_s`.
+
+        EnvironmentFault when there is none for the fewest: Ray Train would wait for them without a word.
+        """
+        waited = 0.0 if self._joined.own else self._cluster.wait_s
+        until, told = time.monotonic() + waited, False
+        while True:
+            try:
+                return self._room()
+            except Infeasible as error:
+                if waited and not told:
+                    say(f"training waits up to {waited:.0f} s for room: {error}")
+                    told = True
+                if time.monotonic() >= until:
+                    after = f" after {waited:.0f} s" if waited else ""
+                    raise EnvironmentFault(
+                        f"no room to train: {error}{after}; bring nodes back and start the same command again"
+                    ) from error
+            if parting.wait(LOOK_S):
+                raise RunFailed("the run ended before there was room to train")
+
+    def _room(self) -> Cluster:
+        nodes, gpu = machines(), self._joined.gpu
         try:
-            return elastic(machines(), self._cluster, self._judges, self._batches, self._joined.gpu)
-        except Infeasible as error:
-            raise EnvironmentFault(f"{error}; bring nodes back and start the same command again") from error
+            return elastic(nodes, self._cluster, self._judges, self._batches, gpu)
+        except Infeasible:
+            # Rollouts and judging go on without workers whose node went, and so does training.
+            rollout, judges = self._present()
+            left = self._cluster.model_copy(update={"rollout_workers": rollout})
+            with suppress(Infeasible):
+                return elastic(nodes, left, min(judges, self._judges), self._batches, gpu)
+            raise
 
     def train(self, job: Job, progress: Progress) -> dict[str, float]:
-        """Train and return the metrics of rank 0. RunFailed with the cause's last lines when a worker fails."""
+        """Train and return the metrics of rank 0. RunFailed with the cause's last lines when a worker fails,
+        EnvironmentFault when there is no room for them or they do not start."""
         group = self.start(job.work)
-        with _watch(job.work / _PROGRESS_FILE, progress):
+        with watch(job.work, progress):
             return group.do(job)
 
     def score(self, rows: Scoring) -> bool:
@@ -69,13 +111,14 @@ class Trainers:
         return self._group is not None and self._group.score(rows)
 
     def usage(self) -> dict[str, Usage]:
-        """What each worker held when it had done its last job, by name."""
+        """What the desk holds, and what each worker held when it had done its last job, by name."""
         return {} if self._group is None or self._group.ended else self._group.usage()
 
     def close(self) -> None:
         """End the workers."""
-        if self._group:
-            self._group.part()
+        group, self._group = self._group, None
+        if group:
+            group.part()
 
 
 def trainer(cluster: Cluster, joined: Joined, storage: Path, desk: Any) -> Any:
@@ -83,11 +126,11 @@ def trainer(cluster: Cluster, joined: Joined, storage: Path, desk: Any) -> Any:
 
     Checkpoints are the trainer's, in `job.work`; `storage` only has to be seen by all nodes.
     """
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     return TorchTrainer(
-        _loop,
+        loop,
         train_loop_config={"desk": desk},
         scaling_config=ScalingConfig(
             num_workers=cluster.train_workers,
@@ -95,63 +138,20 @@ def trainer(cluster: Cluster, joined: Joined, storage: Path, desk: Any) -> Any:
             resources_per_worker=_resources(cluster, joined),
             label_selector=cluster.train_labels or None,
         ),
-        run_config=RunConfig(name=f"erpo-{uuid.uuid4().hex[:12]}", storage_path=str(storage)),
+        run_config=RunConfig(
+            name=f"erpo-{uuid.uuid4().hex[:12]}",
+            storage_path=str(storage),
+            # By default Ray Train starts workers without end where there is no room for them.
+            failure_config=FailureConfig(controller_failure_limit=_STARTS - 1 + int(cluster.wait_s / _START_S)),
+        ),
     )
-
-
-Task = Job | Scoring | None
-
-
-class Desk:
-    """Where the driver leaves jobs, which every rank takes in turn, and rank 0 their metrics."""
-
-    def __init__(self) -> None:
-        self._jobs: list[Task] = []
-        self._results: list[dict[str, float]] = []
-        self._held: dict[int, Usage] = {}
-        self._news = asyncio.Condition()
-
-    async def leave(self, job: Task) -> None:
-        """A job, or None when there will be no other."""
-        async with self._news:
-            self._jobs.append(job)
-            self._news.notify_all()
-
-    async def take(self, number: int) -> Task:
-        """The job of that number, once it is there."""
-        async with self._news:
-            await self._news.wait_for(lambda: len(self._jobs) > number)
-            return self._jobs[number]
-
-    async def done(self) -> int:
-        """How many jobs have their metrics."""
-        return len(self._results)
-
-    async def finish(self, metrics: dict[str, float]) -> None:
-        """The metrics of the next job in turn."""
-        async with self._news:
-            self._results.append(metrics)
-            self._news.notify_all()
-
-    async def hold(self, rank: int, held: Usage) -> None:
-        """What the worker of that rank holds now."""
-        self._held[rank] = held
-
-    async def held(self) -> dict[int, Usage]:
-        """By rank."""
-        return self._held
-
-    async def result(self, number: int) -> dict[str, float]:
-        """The metrics of the job of that number, once they are there."""
-        async with self._news:
-            await self._news.wait_for(lambda: len(self._results) > number)
-            return self._results[number]
 
 
 class _Group:
     """One `fit` of Ray Train in a thread of the driver: it goes on while rollouts are drawn."""
 
-    def __init__(self, cluster: Cluster, joined: Joined, storage: Path) -> None:
+    def __init__(self, fitting: Callable[[threading.Event], Cluster], joined: Joined, storage: Path) -> None:
+        """`fitting` waits for room, if need be, and gives up when the event is set."""
         # Beside the driver: with another node it would be lost.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._desk: Any = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here).remote()
@@ -161,7 +161,7 @@ class _Group:
         self._free = threading.Event()
         self._free.set()
         self._fit: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(cluster, joined, storage), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(fitting, joined, storage), daemon=True)
         self._thread.start()
 
     @property
@@ -189,8 +189,7 @@ class _Group:
         return True
 
     def usage(self) -> dict[str, Usage]:
-        held = answered(self._desk.held.remote(), ANSWER_S) or {}
-        return {f"trainer-{rank}": held[rank] for rank in sorted(held)}
+        return answered(self._desk.held.remote(), ANSWER_S) or {}
 
     def _leave(self, task: Job | Scoring) -> Any:
         """What its metrics come by."""
@@ -207,18 +206,24 @@ class _Group:
             self._desk.leave.remote(None)
             self._thread.join(_PARTING_S)
 
-    def _run(self, cluster: Cluster, joined: Joined, storage: Path) -> None:
+    def _run(self, fitting: Callable[[threading.Event], Cluster], joined: Joined, storage: Path) -> None:
         try:
-            self._fit.set_result(_fit(trainer(cluster, joined, storage, self._desk)))
+            self._fit.set_result(_fit(trainer(fitting(self._parting), joined, storage, self._desk)))
         except BaseException as error:
             self._fit.set_exception(error)
 
 
 def _fit(trainer: Any) -> None:
-    from ray.train import TrainingFailedError, WorkerGroupError
+    from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
     try:
         trainer.fit()
+    except ControllerError as error:
+        why = str(error.controller_failure).partition(". ")[0]
+        raise EnvironmentFault(
+            f"training failed: {why}; `ray status` shows what its workers wait for; bring nodes back and start the "
+            "same command again"
+        ) from error
     except TrainingFailedError as error:
         failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
         cause = str(failures[min(failures)]) if failures else str(error)
@@ -231,69 +236,3 @@ def _resources(cluster: Cluster, joined: Joined) -> dict[str, float]:
     if joined.gpu:
         return {"CPU": 1, "GPU": TRAIN_SHARE if cluster.share_gpu else 1}
     return {"CPU": min(1.0, joined.cpus / (2 * cluster.train_workers))}
-
-
-def _loop(config: dict[str, Any]) -> None:
-    """What every rank runs: one job after another."""
-    from ray import train as ray_train
-    from ray.train.collective import broadcast_from_rank_zero
-
-    # Imports take seconds: they are done while there is nothing else to do.
-    from erpo_ray.train import dpo, reinforce, sft  # noqa: F401
-    from erpo_ray.train.reference import Referee
-
-    desk, rank = config["desk"], ray_train.get_context().get_world_rank()
-    first = rank == 0
-    referee = Referee()
-    # Ray Train starts workers of a preempted node again: what is done stays done.
-    number = broadcast_from_rank_zero(_done(desk) if first else 0)
-    while (job := _taken(desk, number)) is not None:
-        if isinstance(job, Scoring):
-            metrics = referee.score(job.reference, job.rows, job.training, job.kept, job.by_token)
-        else:
-            referee.rest()
-            metrics = train(job, data.rows(job.rows, job.kind), _reporter(job.work / _PROGRESS_FILE) if first else None)
-        ray.get(desk.hold.remote(rank, usage()))
-        if first:
-            ray.get(desk.finish.remote(metrics))
-        number += 1
-
-
-def _done(desk: Any) -> int:
-    return ray.get(desk.done.remote())
-
-
-def _taken(desk: Any, number: int) -> Task:
-    return ray.get(desk.take.remote(number))
-
-
-def _reporter(path: Path) -> Progress:
-    def report(step: int, steps: int, metrics: dict[str, float]) -> None:
-        scratch = path.with_suffix(".tmp")
-        scratch.write_bytes(msgspec.json.encode((step, steps, metrics)))
-        scratch.replace(path)
-
-    return report
-
-
-@contextmanager
-def _watch(path: Path, progress: Progress) -> Iterator[None]:
-    """Tell `progress` what the trainer writes to `path`, until the block ends."""
-    path.unlink(missing_ok=True)
-    done = threading.Event()
-
-    def poll() -> None:
-        last, ended = b"", False
-        while not ended:
-            ended = done.wait(_POLL_S)
-            if path.exists() and (now := path.read_bytes()) != last:
-                last = now
-                progress(*msgspec.json.decode(now))
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

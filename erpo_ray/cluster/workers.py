@@ -105,7 +105,8 @@ class JudgeWorker:
         self._judge, self._bf16 = judge_of(config.judge, bench), environment.bf16(gpu)
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
-        return list(self._judge.judge(items))
+        # Without items it only says that it is up, and asks no model.
+        return list(self._judge.judge(items)) if items else []
 
     def usage(self) -> Usage:
         return usage()

@@ -19,8 +19,9 @@ import ray
 from safetensors.torch import load_file, save_file
 
 from erpo_ray.backend import Ahead
-from erpo_ray.cluster import canary, data, start, training
+from erpo_ray.cluster import canary, data, ranks, start, training
 from erpo_ray.cluster.backend import RayBackend
+from erpo_ray.cluster.desk import Desk
 from erpo_ray.cluster.pooled import PooledBackend
 from erpo_ray.cluster.start import join
 from erpo_ray.config import Cluster, Config, Data, Source
@@ -436,13 +437,14 @@ def test_no_two_groups_share_a_ray_train_name(backend: RayBackend, tmp_path: Pat
 def test_workers_of_a_preempted_node_go_on_with_the_job_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Train starts them again by itself: of five jobs two are done, and theirs are the metrics that stand."""
     taken: list[int] = []
-    desk = training.Desk()
+    desk = Desk()
     desk._results = [{}, {}]
-    monkeypatch.setattr(training, "_done", lambda desk: asyncio.run(desk.done()))
-    monkeypatch.setattr(training, "_taken", lambda desk, number: taken.append(number))
-    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
+    monkeypatch.setattr(ranks, "_begun", lambda desk: asyncio.run(desk.begin()))
+    monkeypatch.setattr(ranks, "_taken", lambda desk, number, rank, ranks: taken.append(number))
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setattr("ray.train.get_context", lambda: context)
     monkeypatch.setattr("ray.train.collective.broadcast_from_rank_zero", lambda number: number)
-    training._loop({"desk": desk})
+    ranks.loop({"desk": desk})
     assert taken == [2]
 
 

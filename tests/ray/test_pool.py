@@ -24,7 +24,10 @@ DRAW = Sampling(temperature=1.0, max_tokens=8)
 
 
 class Script:
-    """Workers that finish `speed` samples a call; calls named in `broken` are lost. Records all it was asked."""
+    """Workers that finish `speed` samples a call; calls named in `broken` are lost. Records all it was asked.
+
+    Judges in `judges_gone` never come up. Whether they are up is asked by calls without a number.
+    """
 
     def __init__(self, speeds: Sequence[int] = (2,), judges: int = 1) -> None:
         self.rollout_workers, self.judge_workers = len(speeds), judges
@@ -36,6 +39,7 @@ class Script:
         self.broken: set[int] = set()
         self.silent: set[int] = set()
         self.refused: set[str] = set()
+        self.judges_gone: set[int] = set()
         self._calls: list[Any] = []
 
     def _ticket(self, call: Any) -> int:
@@ -60,19 +64,22 @@ class Script:
             return Finished(prompt_id, sample, (), "", "error", "v", "prompt too long")
         return Finished(prompt_id, sample, (sample, worker), f"{prompt_id}/{sample}", "stop", "v")
 
-    def judge(self, worker: int, items: Sequence[Item]) -> int:
+    def judge(self, worker: int, items: Sequence[Item]) -> Any:
+        if not items:
+            return "up", worker, len(self.log)
+        assert worker not in self.judges_gone
         self.log += [("judge", candidate.id) for _, candidate in items]
         self.batches.append(len(items))
         return self._ticket(lambda: [Verdict(c.id, "test", Scores(1.0, 1.0, 2)) for _, c in items])
 
-    def wait(self, tickets: Sequence[int], timeout_s: float) -> Sequence[int]:
+    def wait(self, tickets: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         ready = [ticket for ticket in tickets if ticket not in self.silent]
-        return ready[:1]
+        return [ticket for ticket in ready if isinstance(ticket, int) or ticket[1] not in self.judges_gone][:1]
 
-    def result(self, ticket: int) -> list[Any]:
+    def result(self, ticket: Any) -> list[Any]:
         if ticket in self.broken:
             raise WorkerLost("killed by the kernel")
-        return self._calls[ticket]()
+        return [] if isinstance(ticket, tuple) else self._calls[ticket]()
 
     def replace_rollout(self, worker: int) -> None:
         self.holding[worker] = []
@@ -128,7 +135,7 @@ class Punctual(Script):
         self.log.append(("advance", worker))
         return super().advance(worker, requests)
 
-    def wait(self, tickets: Sequence[int], timeout_s: float) -> Sequence[int]:
+    def wait(self, tickets: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         return tickets
 
 
@@ -188,6 +195,43 @@ def test_a_batch_of_a_lost_judge_is_judged_again() -> None:
     assert ("replaced judge", 0) in crew.log
 
 
+def test_a_judge_that_never_comes_up_is_given_nothing() -> None:
+    crew = Script([4], judges=2)
+    crew.judges_gone = {0}
+    wanted = sorted(f"p{i}:{k}" for i in range(40) for k in range(4))
+    assert sorted(ids(run(crew, requests(40)), Verdict)) == wanted
+    assert ("replaced judge", 0) not in crew.log
+
+
+class Widowed(Script):
+    """The machine of judge 0 goes while it judges, and no other comes."""
+
+    def judge(self, worker: int, items: Sequence[Item]) -> Any:
+        ticket = super().judge(worker, items)
+        if items and worker == 0:
+            self.broken.add(ticket)
+        return ticket
+
+    def replace_judge(self, worker: int) -> None:
+        super().replace_judge(worker)
+        self.judges_gone.add(worker)
+
+
+def test_what_a_judge_held_whose_machine_never_comes_back_is_judged_by_the_others() -> None:
+    crew, said = Widowed([4], judges=2), list[str]()
+    left = [(Prompt(f"p{i}", "t"), Candidate(f"c{i}", f"p{i}", 0, (1,), "t", "stop", "v")) for i in range(70)]
+    assert sorted(ids(run(crew, [], left, note=said.append), Verdict)) == sorted(f"c{i}" for i in range(70))
+    assert said == ["judge worker 0 was lost, 32 candidates are judged again: killed by the kernel"]
+
+
+def test_judges_that_never_come_up_stop_the_run_in_bounded_time() -> None:
+    crew, clock = Script([4]), Clock()
+    crew.judges_gone = {0}
+    with pytest.raises(RunFailed, match=r"judge worker 0 was lost 3 times in a row.*judge worker 0 gave no sign for 1"):
+        run(crew, requests(2), clock=clock)
+    assert 3 * pool_module.CALL_DEADLINE_S < clock.now < 4 * pool_module.CALL_DEADLINE_S
+
+
 def test_a_node_that_takes_most_workers_with_it_stops_nothing() -> None:
     crew = Punctual([2, 2, 2, 2])
     crew.broken = {1, 2, 3}
@@ -241,8 +285,8 @@ def test_who_is_absent_gets_samples_when_it_is_up() -> None:
 class Preempted(Script):
     """Its first twelve calls end with their node."""
 
-    def result(self, ticket: int) -> list[Any]:
-        if ticket < 12:
+    def result(self, ticket: Any) -> list[Any]:
+        if isinstance(ticket, int) and ticket < 12:
             raise WorkerLost("the node was called in", with_node=True)
         return super().result(ticket)
 
@@ -334,6 +378,8 @@ class Confused(Script):
 
     def result(self, ticket: int) -> list[Any]:
         found, how = super().result(ticket), self.how
+        if not found:
+            return found
         if how in ("other sample", "sample twice") and isinstance(found[0], Finished):
             self.how = ""
             return [replace(found[0], prompt_id="p99")] if how == "other sample" else found[:1] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from erpo_ray.cluster import start
 from erpo_ray.config import Cluster
-from erpo_ray.errors import EnvironmentFault
+from erpo_ray.errors import EnvironmentFault, Interrupted
 from erpo_ray.placement import Infeasible, Need, Node, bundles, elastic, least, needs, place
 
 SPOT, OWN = {"erpo-role": "rollout"}, {"erpo-role": "train"}
@@ -132,9 +133,11 @@ def test_trainers_that_take_turns_with_engines_are_elastic_too() -> None:
     assert elastic([Node("a", 0)], shared, 0, (8,), gpu=False).train_workers == 4
 
 
-def test_a_fixed_number_of_trainers_is_left_to_the_check_at_the_start() -> None:
+def test_a_fixed_number_of_trainers_has_room_or_not() -> None:
     fixed = Cluster(train_workers=3)
-    assert elastic([], fixed, 0, (16,)) == fixed == least(fixed)
+    assert elastic([Node("a", 3)], fixed, 0, (16,)) == fixed == least(fixed)
+    with pytest.raises(Infeasible, match=r"cluster.train_workers=3: room for 2 on the nodes \(1 node of 2 GPUs\)"):
+        elastic([Node("a", 2)], fixed, 0, (16,))
     assert least(ELASTIC).train_workers == 2
 
 
@@ -179,6 +182,39 @@ def test_a_run_gives_up_when_the_time_is_over_and_takes_back_what_it_asked_for(m
     with pytest.raises(EnvironmentFault, match="^no room after 12 s; ask for fewer workers, add nodes"):
         start._require_room(Cluster(wait_s=12), WANTED, WANTED, own=False)
     assert (growing.now, growing.asked) == (15.0, [1, 0])
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Interrupted("stopped by SIGTERM")])
+def test_a_run_that_is_stopped_while_it_waits_takes_back_what_it_asked_for(
+    monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    growing = Growing(monkeypatch, looks=99)
+
+    def sleep(seconds: float) -> None:
+        raise stop
+
+    monkeypatch.setattr(start.time, "sleep", sleep)
+    with pytest.raises((KeyboardInterrupt, Interrupted)):
+        start._require_room(Cluster(wait_s=60), WANTED, WANTED, own=False)
+    assert growing.asked == [1, 0]
+
+
+def test_a_cluster_of_its_own_ends_with_a_run_that_is_stopped_before_it_has_begun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stopped() -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    own, left = tmp_path / "own", list[bool]()
+    own.mkdir()
+    monkeypatch.setattr(start, "_local", lambda: own)
+    monkeypatch.setattr(start.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(start.ray, "cluster_resources", stopped)
+    monkeypatch.setattr(start.ray, "shutdown", lambda: left.append(True))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        start.join(Cluster())
+    assert left == [True] and not own.exists()
 
 
 @pytest.mark.parametrize(("wait_s", "own"), [(0.0, False), (60.0, True)])
