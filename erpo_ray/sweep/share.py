@@ -89,14 +89,15 @@ def adopt(run: RunDir, wanted: Mapping[str, str], made: Mapping[tuple[str, str],
 
 
 class Workers:
-    """One backend for all rows that decode plainly: engines, judges and trainers start once.
+    """One backend for rows that decode plainly: engines, judges and trainers start once.
 
-    A row with a defence or with tokens of its own has an engine of its own. After a row that failed the next one starts
-    anew.
+    A row with a defence or with tokens of its own has an engine of its own. After a row that failed, or with
+    traces written otherwise, the next one starts anew.
     """
 
     def __init__(self) -> None:
         self._backend: Backend | None = None
+        self._made_with: object = None
         self._told: Steps = lambda step, steps, metrics: None
 
     def __call__(self, config: Config, steps: Steps) -> AbstractContextManager[Backend]:
@@ -110,10 +111,11 @@ class Workers:
     @contextmanager
     def _serving(self, config: Config, steps: Steps) -> Iterator[Backend]:
         alone = config.evaluate.decode.name != "plain" or bool(vocabulary(config.model.dialect))
-        if alone:
+        needed = _needed(config)
+        if alone or needed != self._made_with:
             self.close()
         if self._backend is None:
-            self._backend = launch.backend_of(config, self._relay)
+            self._backend, self._made_with = launch.backend_of(config, self._relay), needed
         self._told = steps
         try:
             yield self._backend
@@ -126,6 +128,12 @@ class Workers:
     def _relay(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         """The trainer's news go to the row that is played now."""
         self._told(step, steps, metrics)
+
+
+def _needed(config: Config) -> object:
+    """What workers are made with and rows may set: how traces are written, which judges read, and the batches that
+    elastic trainers share."""
+    return config.model, config.batches if config.cluster.train_workers_min else ()
 
 
 def _json(tree: Mapping[str, Any]) -> str:
