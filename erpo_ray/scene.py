@@ -25,6 +25,7 @@ from erpo_ray.outcomes import outcome_of, shortens
 from erpo_ray.rundir import RunDir, StageDir
 from erpo_ray.rundir.files import working
 from erpo_ray.rundir.lines import plain_rows
+from erpo_ray.teachers import OpenAITeacher
 from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.types import Candidate, Evaluation, Group, LeftOut, Policy, Prompt, Request, Verdict
 
@@ -63,7 +64,12 @@ class Scene:
         )
 
     def explorer(self, s: StageDir, stage: Stage, task: Task, history: History) -> Groups:
-        """The stage's groups, sampled and judged when first asked for; a stage that is done never asks."""
+        """The stage's groups, sampled and judged when first asked for; a stage that is done never asks.
+
+        A teacher behind an endpoint keeps its replies in the stage from here on.
+        """
+        if isinstance(task.teacher, OpenAITeacher):
+            task.teacher.keep(s)
 
         @cache
         def groups() -> list[Group]:

@@ -19,6 +19,7 @@ from erpo_ray.judging.composition import is_safe
 from erpo_ray.judging.ensemble import DISAGREEMENT
 from erpo_ray.judging.refusal import is_refusal
 from erpo_ray.rules import GENERAL, RuleBook
+from erpo_ray.teachers.chat import answered
 from erpo_ray.teachers.gist import REFUSING
 from erpo_ray.teachers.negatives import negatives
 from erpo_ray.teachers.template import TemplateTeacher
@@ -83,15 +84,31 @@ def examples(
 ) -> tuple[list[Example], list[LeftOut]]:
     """An example for each harmful prompt and each benign one with an answer.
 
-    What the teacher or the filters failed is added to `left_out`.
+    What the teacher or the filters failed is added to `left_out`. RunFailed as of `written`.
     """
     wanted = [prompt for prompt in prompts if prompt.label == "harmful" or prompt.id in answers]
-    # Threads wait on an endpoint; templates are written in one go.
-    workers = task.config.teacher.concurrency if task.config.teacher.type == "openai" else 1
-    with ThreadPoolExecutor(workers) as pool:
-        made = list(pool.map(lambda prompt: _example(task, prompt, answers.get(prompt.id)), wanted))
-    rows, failed = _parted(made)
+    traces = written(task, [(prompt, answers.get(prompt.id)) for prompt in wanted])
+    rows, failed = _parted([_example(task, prompt, trace) for prompt, trace in zip(wanted, traces, strict=True)])
     return rows, [*left_out, *failed]
+
+
+def written(task: Task, asked: Sequence[tuple[Prompt, str | None]]) -> list[Trace | Failure]:
+    """What the teacher writes for each prompt and its answer (None: a refusal), in order.
+
+    RunFailed when its endpoint leaves more of them than `teacher.max_failure_rate` without a reply.
+    """
+    teacher = task.config.teacher
+
+    def write(prompt: Prompt, answer: str | None) -> Trace | Failure:
+        return task.teacher.write(prompt, task.book.category(prompt.category), answer, task.config.seed)
+
+    # Threads wait on an endpoint; templates are written in one go.
+    with ThreadPoolExecutor(teacher.concurrency if teacher.type == "openai" else 1) as pool:
+        calls = [pool.submit(write, *each) for each in asked]
+        try:
+            return answered((call.result() for call in calls), len(asked), teacher.max_failure_rate)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def beginnings(task: Task, prompts: Sequence[Prompt]) -> tuple[list[Example], list[LeftOut]]:
@@ -119,9 +136,8 @@ def _parted(made: Sequence[Example | LeftOut]) -> tuple[list[Example], list[Left
     return [row for row in made if isinstance(row, Example)], [row for row in made if isinstance(row, LeftOut)]
 
 
-def _example(task: Task, prompt: Prompt, answer: str | None) -> Example | LeftOut:
+def _example(task: Task, prompt: Prompt, trace: Trace | Failure) -> Example | LeftOut:
     config = task.config
-    trace = task.teacher.write(prompt, task.book.category(prompt.category), answer, config.seed)
     if isinstance(trace, Failure):
         return LeftOut(prompt.id, f"teacher: {trace.cause}")
     if not config.imitate.traces:

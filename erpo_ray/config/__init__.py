@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from erpo_ray.config.decoding import Decode
-from erpo_ray.config.judges import JudgeRules, TopJudge
+from erpo_ray.config.judges import JudgeRules, TopJudge, require_no_secrets
 from erpo_ray.config.methods import Constraint, Evolution, Pivots, Reflection, Search, Steps, Transitions
 from erpo_ray.config.reinforce import Reinforce
 from erpo_ray.config.section import Guidance, Section
@@ -89,16 +89,26 @@ class Teacher(Section):
 
     type: Literal["template", "openai"] = "template"
     base_url: str = ""
-    """Root of an OpenAI-compatible endpoint, for example http://127.0.0.1:8000/v1."""
+    """Root of an OpenAI-compatible endpoint, for example http://127.0.0.1:8000/v1. Its key is sent nowhere else."""
     model: str = ""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; the key itself is never stored."""
     temperature: float = Field(default=0.7, ge=0)
     max_tokens: int = Field(default=400, ge=16)
     timeout_s: float = Field(default=60.0, gt=0)
+    """Longest wait for the endpoint; a request and its two retries have three times as long in all."""
     concurrency: int = Field(default=8, ge=1)
+    max_failure_rate: float = Field(default=0.02, ge=0, le=1)
+    """Share of prompts without a reply (`openai`) above which the stage stops. A reply that the filters turn down is
+    one."""
     guidance: Guidance = ""
     """Said to the model (`openai`) in front of what it is to write. `erpo tune teacher` looks for one."""
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> Teacher:
+        if self.base_url:
+            require_no_secrets("teacher", self.base_url, self.api_key_env)
+        return self
 
 
 class Gate(Section):

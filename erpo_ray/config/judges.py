@@ -22,6 +22,20 @@ GuardFormatName = Literal[
 ]
 
 
+def require_no_secrets(section: str, base_url: str, api_key_env: str) -> None:
+    """ValueError unless these are an address without a user and the name of a variable."""
+    # No message names what was found: it may be a key.
+    if not re.fullmatch(r"https?://[^/?#\s]+([/?#]\S*)?", base_url):
+        raise ValueError(f"{section}.base_url is no address; write one such as http://127.0.0.1:8000/v1")
+    if "@" in base_url:
+        raise ValueError(
+            f"{section}.base_url holds a user name or password, which would be stored; "
+            f"take it out and put the key into the variable that {section}.api_key_env names"
+        )
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", api_key_env):
+        raise ValueError(f"{section}.api_key_env is no name of a variable; write the variable's name, never the key")
+
+
 class Judging(Section):
     """What every judge has that can judge alone."""
 
@@ -87,16 +101,7 @@ class JudgeLLM(Judging):
 
     @model_validator(mode="after")
     def _no_secrets(self) -> JudgeLLM:
-        # No message names what was found: it may be a key.
-        if not re.fullmatch(r"https?://[^/?#\s]+([/?#]\S*)?", self.base_url):
-            raise ValueError("judge.base_url is no address; write one such as http://127.0.0.1:8000/v1")
-        if "@" in self.base_url:
-            raise ValueError(
-                "judge.base_url holds a user name or password, which would be stored; "
-                "take it out and put the key into the variable that judge.api_key_env names"
-            )
-        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
-            raise ValueError("judge.api_key_env is no name of a variable; write the variable's name, never the key")
+        require_no_secrets("judge", self.base_url, self.api_key_env)
         return self
 
 

@@ -30,6 +30,7 @@ from erpo_ray.judging import UNFINISHED
 from erpo_ray.judging.composition import is_safe
 from erpo_ray.methods import erpo
 from erpo_ray.methods.base import History, Stage, Task
+from erpo_ray.traces import Trace
 from erpo_ray.types import Example, Failure, Group, LeftOut, Pair, Prompt, Request, identity, seed_of
 
 PREFIX, TRANSITION = "prefix", "transition"
@@ -63,9 +64,10 @@ class Imitate(erpo.Imitate):
         answers, left_out = synthesis.best_answers(benign, task.config.imitate.min_utility)
         prompts = {group.prompt.id: group.prompt for group in benign}
         made = [synthesis.answer_alone(task, prompts[id], text) for id, text in answers.items()]
-        for group in groups:
-            if group.prompt.label == "harmful":
-                made += _unlearnt(task, group)
+        unlearnt = [group for group in groups if group.prompt.label == "harmful"]
+        refusals = synthesis.written(task, [(group.prompt, None) for group in unlearnt])
+        for group, trace in zip(unlearnt, refusals, strict=True):
+            made += _unlearnt(task, group, trace)
         left_out += [row for row in made if isinstance(row, LeftOut)]
         return [row for row in made if isinstance(row, Example)], left_out
 
@@ -100,10 +102,9 @@ def transitions(prompt_ids: Ids, answer: Ids, kept: Sequence[int], refusal: int)
     return [((*prompt_ids, *answer[:at]), (refusal,)) for at in kept]
 
 
-def _unlearnt(task: Task, group: Group) -> list[Example | LeftOut]:
-    """The rows of a harmful prompt."""
+def _unlearnt(task: Task, group: Group, trace: Trace | Failure) -> list[Example | LeftOut]:
+    """The rows of a harmful prompt, whose trace ends in the teacher's refusal."""
     prompt, config = group.prompt, task.config
-    trace = task.teacher.write(prompt, task.book.category(prompt.category), None, config.seed)
     if isinstance(trace, Failure):
         return [LeftOut(prompt.id, f"teacher: {trace.cause}")]
     safe = synthesis.answer_alone(task, prompt, trace.answer)

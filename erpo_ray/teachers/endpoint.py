@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from erpo_ray.config import Teacher
-from erpo_ray.errors import UsageError
 from erpo_ray.rules import Category
+from erpo_ray.rundir import StageDir
+from erpo_ray.teachers.chat import Chat
+from erpo_ray.teachers.kept import Replies, Reply
 from erpo_ray.traces import (
     PIVOTS,
     RETHINK,
@@ -54,28 +55,42 @@ _PIVOTS = (
 class OpenAITeacher:
     """Asks a model for the three sections and, where none is given, for the refusal. Calls may run in parallel.
 
-    Connection errors and rate limits are retried by the client. Raises UsageError where every call would fail alike:
-    unknown model, wrong key or address.
+    Raises UsageError as `Chat` does.
     """
 
     def __init__(self, settings: Teacher, dialect: Dialect) -> None:
-        # The client takes a second to import, and runs with the template teacher do without it.
-        import openai
-
-        self._settings = settings
+        self._chat, self._guidance = Chat(settings), settings.guidance
         self._dialect: Dialect = dialect
-        # A local server needs no key, but the client insists on one.
-        key = os.environ.get(settings.api_key_env) or "none"
-        self._client = openai.OpenAI(base_url=settings.base_url, api_key=key, timeout=settings.timeout_s)
+        self._replies: Replies | None = None
+
+    def keep(self, s: StageDir) -> None:
+        """From now on replies stay in this stage, and those that are there are not asked for again."""
+        self._replies = Replies(s)
 
     def write(self, prompt: Prompt, category: Category, answer: str | None, seed: int) -> Trace | Failure:
         """A trace that ends in `answer`, or in a refusal by the teacher when it is None.
 
-        An ill-formed reply is asked for once more. A Failure names the cause (of `parse`, or `request:` and the error's
-        type) and holds the reply.
+        An ill-formed reply is asked for once more. A Failure names the cause (of `parse`, or why there is no reply:
+        `chat.unanswered`) and holds the reply.
         """
-        messages = _messages(prompt, category, answer, self._dialect, self._settings.guidance)
-        failure = Failure("no_reply")
+        kept, id = self._replies, Reply.id_of(prompt.id, answer)
+        if kept and (text := kept.get(id)) is not None:
+            return read_reply(text, answer, self._dialect)
+        text = self._asked(prompt, category, answer)
+        if isinstance(text, Failure):
+            return text
+        if kept:
+            kept.add(Reply(id, prompt.id, text))
+        return read_reply(text, answer, self._dialect)
+
+    def complete(self, messages: list[ChatCompletionMessageParam]) -> tuple[str, str] | Failure:
+        """What the model says, and how that ended (empty where it was not told). A Failure when it says nothing."""
+        return self._chat.complete(messages)
+
+    def _asked(self, prompt: Prompt, category: Category, answer: str | None) -> str | Failure:
+        """The first reply that can be read, or the last one."""
+        messages = _messages(prompt, category, answer, self._dialect, self._guidance)
+        reply = ""
         for _ in range(_ATTEMPTS):
             said = self.complete(messages)
             if isinstance(said, Failure):
@@ -83,34 +98,10 @@ class OpenAITeacher:
             reply = said[0]
             trace = read_reply(reply, answer, self._dialect)
             if isinstance(trace, Trace):
-                return trace
-            failure = Failure(trace.cause, reply)
+                break
             again = f"That could not be read ({trace.cause}). Write the parts again, exactly in the form asked for."
             messages = [*messages, {"role": "assistant", "content": reply}, {"role": "user", "content": again}]
-        return failure
-
-    def complete(self, messages: list[ChatCompletionMessageParam]) -> tuple[str, str] | Failure:
-        """What the model says, and how that ended (empty where it was not told). A Failure as of `write`."""
-        import openai
-
-        try:
-            completion = self._client.chat.completions.create(
-                model=self._settings.model,
-                messages=messages,
-                temperature=self._settings.temperature,
-                max_tokens=self._settings.max_tokens,
-            )
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise UsageError(
-                f"teacher: {self._settings.base_url} answered {error.status_code} for model {self._settings.model!r}; "
-                f"check teacher.base_url, teacher.model and the key in ${self._settings.api_key_env}"
-            ) from error
-        except openai.OpenAIError as error:
-            return Failure(f"request:{type(error).__name__}", str(error))
-        if not completion.choices:
-            return "", ""
-        choice = completion.choices[0]
-        return choice.message.content or "", choice.finish_reason or ""
+        return reply
 
 
 def read_reply(reply: str, answer: str | None, dialect: Dialect) -> Trace | Failure:

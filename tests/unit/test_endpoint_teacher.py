@@ -115,9 +115,7 @@ def test_a_request_that_fails_is_a_failure_and_a_wrong_model_an_error(endpoint: 
     Stub.replies = [(400, "context too long"), (404, "no such model")]
     teacher = OpenAITeacher(endpoint, "lines")
     failed = teacher.write(RENEW, BOOK.category("fraud"), ANSWER, 0)
-    assert (
-        isinstance(failed, Failure) and failed.cause == "request:BadRequestError" and "context too long" in failed.raw
-    )
+    assert failed == Failure("http_400", '{"error": {"message": "context too long"}}')
     with pytest.raises(
         UsageError, match=r"answered 404 for model 'm'; check teacher.base_url, teacher.model and the key"
     ):

@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 from rundir_driver import CONFIG, INPUTS, NoSync, drive, sample, weights
 
-from erpo_ray.config import Config, Data, Prefer, Source, Teacher
+from erpo_ray.config import Config, Data, Prefer, Rules, Source
 from erpo_ray.errors import EnvironmentFault, UsageError
 from erpo_ray.rundir import Files, RunDir, StageDir, read_rows
 from erpo_ray.rundir.lines import plain_rows
@@ -155,7 +155,7 @@ def test_config_yaml_is_the_resolved_configuration(run: RunDir) -> None:
 
 
 def test_a_password_in_a_url_is_not_stored(tmp_path: Path) -> None:
-    config = Config(teacher=Teacher(type="openai", model="m", base_url="http://me:hunter2@host:8000/v1"))
+    config = Config(rules=Rules(path="http://me:hunter2@host:8000/v1"))
     with RunDir.open(tmp_path / "run", config):
         pass
     stored = b"".join(path.read_bytes() for path in (tmp_path / "run").iterdir())

@@ -21,7 +21,7 @@ from rundir_driver import NoSync
 from test_loop import CONFIG, run
 
 from erpo_ray.commands.run import default_dir
-from erpo_ray.config import Config, Teacher
+from erpo_ray.config import Config, Rules
 from erpo_ray.config.judges import JudgeLLM
 from erpo_ray.engines.judges import Bench, judge_of
 from erpo_ray.errors import RunFailed, UsageError
@@ -140,9 +140,7 @@ def test_no_secret_is_written_or_said(
         said = f"no access: {dict(asked.headers)}"
         asked.send(*((said.encode(), 403) if len(asked.user) % 2 else (completion(said), 200)))
 
-    config = CONFIG.model_copy(
-        update={"teacher": Teacher(type="openai", model="m", base_url=f"http://me:{IN_URL}@127.0.0.1:9/v1")}
-    )
+    config = CONFIG.model_copy(update={"rules": Rules(path=f"http://me:{IN_URL}@127.0.0.1:9/rules.yaml")})
     with serving(telling) as server:
         judge = JudgeLLM(base_url=server.url, model="m", api_key_env="JUDGE_KEY", retry_budget=0, max_failure_rate=0)
         backend = Rote(config, BOOK)
