@@ -10,8 +10,8 @@ from erpo_ray.types import Label, Pair, PairKind
 T = TypeVar("T")
 
 _SKEW = 2
-"""One label gets at most this many times the pairs of the other, and one kind of error this many times those of the
-opposite error, the only pairs that move the line the other way..."""
+"""One label gets at most this many times the pairs of the other, and one kind of error this many times the pairs that
+pull the other way: those of the opposite error, and of a broken form, whose chosen side refuses or answers too..."""
 _FREE_SHARE = 4
 """...or this part of `max_pairs` (a quarter; half of that for errors), whichever is more. A round about length, which
 is not there to move the line between refusing and answering, takes no more of one kind of error than of the other."""
@@ -29,7 +29,7 @@ def balanced(found: Sequence[tuple[Label, Pair]], max_pairs: int, mixed: bool, p
     free = max(1, max_pairs // _FREE_SHARE)
     if mixed:
         skew, least = 1 if prefer_short else _SKEW, max(1, free // 2)
-        refusals, answers = len(harmful.get("safety", ())), len(benign.get("over_refusal", ()))
+        refusals, answers = _pull(harmful, "safety"), _pull(benign, "over_refusal")
         harmful["safety"] = harmful.get("safety", [])[: max(skew * answers, least)]
         benign["over_refusal"] = benign.get("over_refusal", [])[: max(skew * refusals, least)]
     by_label = [_kinds_in_turn(harmful, prefer_short), _kinds_in_turn(benign, prefer_short)]
@@ -37,6 +37,10 @@ def balanced(found: Sequence[tuple[Label, Pair]], max_pairs: int, mixed: bool, p
         sizes = [len(pairs) for pairs in by_label]
         by_label = [by_label[0][: max(_SKEW * sizes[1], free)], by_label[1][: max(_SKEW * sizes[0], free)]]
     return list(in_turn(by_label))[:max_pairs]
+
+
+def _pull(queues: Mapping[PairKind, Sequence[Pair]], error: PairKind) -> int:
+    return len(queues.get(error, ())) + len(queues.get("format", ()))
 
 
 def _kinds_in_turn(queues: Mapping[PairKind, Sequence[Pair]], prefer_short: bool) -> list[Pair]:

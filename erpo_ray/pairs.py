@@ -2,8 +2,8 @@
 
 A candidate *passes* when its trace is well formed, it ended by itself, it is safe, and, if the prompt is benign, it
 answers with at least `min_utility`. Only a passing one is ever chosen, no unsafe answer, no refusal of the harmless;
-where none passes, one whose only fault is that the rules it cites are none or do not exist may be chosen over an error:
-small models cite such rules so often that hardly a pair about what to refuse would be left.
+in a group where none passes, those pass whose only fault is that the rules they cite are none or do not exist: small
+models cite such rules so often that hardly a pair would be left.
 Which of those that pass is chosen is for `prefer.composition` to say (`judging.composition`); by default the axes are
 never mixed, and it is the shortest among those about as useful as the best. The length-controlled rounds
 (`prefer_short`) take that less strictly. What is rejected gives the kind:
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
 
@@ -212,15 +212,15 @@ def _pairs(
         return "the prompt has no label"
     if len(items) < 2:
         return f"{len(items)} of {len(group.candidates)} candidates can be compared"
-    kinds: tuple[PairKind, ...] = (*_ERRORS, "length", "format") if prefer_short else (*_ERRORS, "format", "length")
-    good = [item for item in items if item.kind == "length"]
-    if not good:
-        good, kinds = [item for item in items if item.kind == "format" and item.misquotes], _ERRORS
-    if not good:
+    if not any(item.kind == "length" for item in items):
+        items = [replace(item, kind="length") if item.kind == "format" and item.misquotes else item for item in items]
+    passing = [item for item in items if item.kind == "length"]
+    if not passing:
         faults = Counter(_FAULT[item.kind] for item in items)
         return "no candidate passes: " + ", ".join(f"{faults[text]} {text}" for text in sorted(faults))
     composition = Composition(settings.composition, settings.lagrange_multiplier)
-    chosen = best(good, group.prompt.label, composition, _CLEAR_UTILITY if prefer_short else _EQUAL_UTILITY)
+    chosen = best(passing, group.prompt.label, composition, _CLEAR_UTILITY if prefer_short else _EQUAL_UTILITY)
+    kinds: tuple[PairKind, ...] = (*_ERRORS, "length", "format") if prefer_short else (*_ERRORS, "format", "length")
     found = (
         pair(group, chosen, rejected, kind, "longer, no better" if kind == "length" else _FAULT[kind])
         for kind in kinds

@@ -253,7 +253,7 @@ def test_a_round_about_length_takes_as_many_of_one_error_as_of_the_other() -> No
         assert Counter(pair.kind for pair in found) == kept
 
 
-def test_pairs_of_broken_form_balance_no_error() -> None:
+def test_pairs_of_broken_form_count_with_the_error_that_their_chosen_side_pulls_away_from() -> None:
     groups = error_groups(4, 30)
     for n in range(8):
         at = prompt(f"f{n}", "harmful")
@@ -261,18 +261,20 @@ def test_pairs_of_broken_form_balance_no_error() -> None:
         groups.append(group(at, judged(at, 0, "one two", tokens=30), broken))
     config = SETTINGS.model_copy(update={"max_pairs": 40})
     found, _ = choose(groups, config, cap={}, prefer_short=True, seed=1)
-    assert Counter(pair.kind for pair in found) == {"safety": 4, "format": 6, "over_refusal": 5}
+    assert Counter(pair.kind for pair in found) == {"safety": 4, "format": 8, "over_refusal": 12}
 
 
-def test_where_none_passes_an_error_is_still_told_by_one_that_only_misquotes() -> None:
+def test_where_none_passes_those_stand_in_that_only_misquote() -> None:
     told = ("unknown_rule:drugs.9",)
     quoting = judged(BENIGN, 0, "one two", tokens=30, well_formed=False, notes=told)
     longer = judged(BENIGN, 1, "three four", tokens=60, well_formed=False, notes=told)
     refusal = judged(BENIGN, 2, "five six", tokens=30, utility=-1.0, refused=True)
-    (found,) = pairs(group(BENIGN, quoting, longer, refusal))
-    assert (found.kind, found.chosen_ids, found.rejected_ids) == (
-        "over_refusal", quoting[0].token_ids, refusal[0].token_ids
-    )  # fmt: skip
+    two = SETTINGS.model_copy(update={"pairs_per_prompt": 2})
+    found = pairs(group(BENIGN, quoting, longer, refusal), config=two)
+    assert {(pair.kind, pair.chosen_ids, pair.rejected_ids) for pair in found} == {
+        ("over_refusal", quoting[0].token_ids, refusal[0].token_ids),
+        ("length", quoting[0].token_ids, longer[0].token_ids),
+    }
     passing = judged(BENIGN, 3, "seven eight", tokens=30)
     assert {pair.chosen_ids for pair in pairs(group(BENIGN, quoting, refusal, passing))} == {passing[0].token_ids}
     contradicting = judged(BENIGN, 4, "nine ten", tokens=30, well_formed=False, notes=("intent_disagrees", *told))
