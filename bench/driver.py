@@ -131,7 +131,7 @@ def sampled(load: Load, candidates: int) -> Pass:
     backend: Any = Asleep(crew, load.slots)
     with stage(disk) as (run, s):
         before, computed, waited = memory("VmRSS"), crew.computed, disk.waited
-        deque(sample([Part.of(s, asked)], POLICY, backend, run, unseen), 0)
+        deque(sample([Part.of(s, asked, run, 1.0)], POLICY, backend, run, unseen), 0)
         total = crew.now()
         return Pass(
             crew.computed - computed, disk.waited - waited, before, memory("VmHWM"),

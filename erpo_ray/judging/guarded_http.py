@@ -1,4 +1,4 @@
-"""An HTTP client that does not trust its server. Imported by `chat_client.connect` alone: httpx2 takes a while.
+"""An HTTP client that does not trust its server. Imported where one is opened and not before: httpx2 takes a while.
 
 No redirect is followed, so that the key goes to the configured host alone; no compressed body is read, and none above
 1 MiB.

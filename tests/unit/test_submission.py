@@ -162,7 +162,7 @@ def test_status_and_tail_find_the_last_job_of_a_directory(
     ("config", "run_dir", "said"),
     [
         (Config(), "runs/first", "give the whole path"),
-        (Config.model_validate({"teacher": {"base_url": "http://me:word@h/v1", "model": "m"}}), DIR, "plain text"),
+        (Config.model_validate({"rules": {"path": "http://me:word@h/v1"}}), DIR, "plain text"),
     ],
 )
 def test_what_other_machines_cannot_mean_or_must_not_know_is_refused(
