@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from erpo_ray.cluster import crew, training
 from erpo_ray.cluster.backend import RayBackend
@@ -75,6 +76,14 @@ def policy(tmp_path: Path) -> Policy:
     return Policy(tmp_path, "v")
 
 
+def _killed(worker: Any, call: str, argument: object) -> None:
+    """Killed, and known to be: Ray kills when it comes to it."""
+    ray.kill(worker)
+    with pytest.raises(RayActorError):
+        while True:
+            ray.get(getattr(worker, call).remote(argument))
+
+
 def _versions(workers: RayCrew) -> list[str]:
     return [each.version for each in workers.served((1,), (2,))]
 
@@ -87,7 +96,7 @@ def test_an_engine_that_fails_to_start_in_anothers_place_stops_nothing_while_oth
     assert _versions(workers) == ["v", "v"]
     broken = policy.path / "broken"
     broken.touch()
-    ray.kill(workers._rollout[0])
+    _killed(workers._rollout[0], "begin", 0)
     for _ in range(4):
         assert _versions(workers) == ["v"]
         ray.wait([*workers._starting.values()], timeout=60)
@@ -100,7 +109,7 @@ def test_an_engine_that_fails_to_start_in_anothers_place_stops_nothing_while_oth
     # Without any that serves, three starts are enough to know.
     broken.touch()
     for worker in workers._rollout:
-        ray.kill(worker)
+        _killed(worker, "begin", 0)
     with pytest.raises(RunFailed, match="a worker failed: .*no start with this file"):
         _versions(workers)
 
@@ -119,7 +128,7 @@ def test_another_judge_reads_the_weights_where_the_first_never_comes_back(joined
     assert workers.trainer_logprobs(policy, (1,), (2, 3))() == [-1.0, -1.0]
     gone = CONFIG.cluster.model_copy(update={"judge_labels": {"erpo-role": "gone"}})
     workers._config = CONFIG.model_copy(update={"cluster": gone})
-    ray.kill(workers._judge[0])
+    _killed(workers._judge[0], "judge", ())
     for _ in range(2):
         assert workers.trainer_logprobs(policy, (1,), (2, 3))() == [-1.0, -1.0]
         assert workers.present() == (2, 1)
