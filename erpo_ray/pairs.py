@@ -14,7 +14,7 @@ never mixed, and it is the shortest among those about as useful as the best. The
 | over_refusal | a refusal of a benign prompt |
 | utility | an answer of clearly less use than asked for |
 | format | the right outcome with a broken trace, or no answer at all |
-| length | one that passes too, longer by a margin |
+| length | one that passes too, or misquotes rules at most, longer by a margin |
 | negative | an off-policy trace that goes wrong (`offpolicy`) |
 
 A candidate on which the members of an ensemble stand on both sides is left out: who is right is for a person to say.
@@ -236,13 +236,15 @@ def _pairs(
 def _rejected(kind: PairKind, chosen: Item, items: Sequence[Item], margin: int, cap: int | None) -> Item | None:
     """The candidate to reject in a pair of this kind.
 
-    For length the longest; for an error the one nearest in length to the chosen, so that length is not what is learnt.
+    For length the longest, which may misquote rules besides; for an error the one nearest in length to the chosen, so
+    that length is not what is learnt.
     """
     pool = [item for item in items if item.kind == kind and not alike(chosen, item)]
     if kind == "length":
         if cap is not None and chosen.scores.length > cap:
             return None
-        longer = [item for item in pool if item.scores.length >= chosen.scores.length + margin]
+        right = [*pool, *(item for item in items if item.kind == "format" and item.misquotes)]
+        longer = [item for item in right if item.scores.length >= chosen.scores.length + margin]
         return max(longer, key=lambda item: item.scores.length, default=None)
     if kind == "utility":
         pool = [item for item in pool if item.scores.utility <= chosen.scores.utility - _CLEAR_UTILITY]

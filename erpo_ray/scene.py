@@ -14,7 +14,7 @@ from erpo_ray import usage
 from erpo_ray.backend import Ahead, Backend
 from erpo_ray.config import Config
 from erpo_ray.config.judges import JudgeEnsemble
-from erpo_ray.errors import RunFailed
+from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.evaluate.gate import accept
 from erpo_ray.evaluate.metrics import evaluation, row
 from erpo_ray.explore import Phase, explore, prove_judge
@@ -55,13 +55,22 @@ class Scene:
     again, so that a fault of the page costs a run no more than the start."""
 
     def base(self, s: StageDir, task: Task) -> Outcome:
-        """The unaligned model's figures: what every stage is compared with. Keeps the prompts that all are asked."""
+        """The unaligned model's figures: what every stage is compared with. Keeps the prompts that all are asked.
+
+        UsageError when an earlier start measured other weights: stages would train from these under the old name.
+        """
         if not s.sealed:
             s.once("prompts.jsonl", Prompt, lambda: [request.prompt for request in self.evaluation])
         figures = self._measure(s, task.base)
-        return self._close(
+        outcome = self._close(
             s, lambda: Outcome("base", "base", True, "the model as given", task.base, figures, figures, {}, ())
         )
+        if outcome.policy.version != task.base.version:
+            raise UsageError(
+                f"{s.path}: begun with model {outcome.policy.version}, but {task.base.path} is now "
+                f"{task.base.version}; put the model back that the run began with, or use another --run-dir"
+            )
+        return outcome
 
     def explorer(self, s: StageDir, stage: Stage, task: Task, history: History) -> Groups:
         """The stage's groups, sampled and judged when first asked for; a stage that is done never asks.

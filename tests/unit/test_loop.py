@@ -134,6 +134,12 @@ def test_a_second_start_samples_and_trains_nothing(tmp_path: Path):
     assert (backend.sampled, backend.trained, backend.served) == ([], [], [])
 
 
+def test_a_second_start_with_other_weights_of_the_same_model_is_refused(tmp_path: Path):
+    run(tmp_path, CONFIG.model_copy(update={"rounds": Rounds(count=0)}))
+    with pytest.raises(UsageError, match="begun with model .*put the model back that the run began with"):
+        run(tmp_path, CONFIG.model_copy(update={"rounds": Rounds(count=0)}), start="7")
+
+
 def test_a_second_start_never_leads_back_to_an_older_policy(tmp_path: Path):
     class Pointing(Files):
         targets: list[str] = []

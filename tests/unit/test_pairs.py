@@ -276,6 +276,8 @@ def test_where_none_passes_those_stand_in_that_only_misquote() -> None:
         ("length", quoting[0].token_ids, longer[0].token_ids),
     }
     passing = judged(BENIGN, 3, "seven eight", tokens=30)
+    (long,) = pairs(group(BENIGN, longer, passing), short=True)
+    assert (long.kind, long.chosen_ids, long.rejected_ids) == ("length", passing[0].token_ids, longer[0].token_ids)
     assert {pair.chosen_ids for pair in pairs(group(BENIGN, quoting, refusal, passing))} == {passing[0].token_ids}
     contradicting = judged(BENIGN, 4, "nine ten", tokens=30, well_formed=False, notes=("intent_disagrees", *told))
     assert pairs(group(BENIGN, contradicting, refusal)) == []
