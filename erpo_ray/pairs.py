@@ -82,6 +82,11 @@ class Item:
     whole: bool
     misquotes: bool
 
+    @property
+    def only_misquotes(self) -> bool:
+        """Whether it would pass but for the rules it cites."""
+        return self.kind == "format" and self.misquotes
+
 
 Rule = Callable[[Group, Sequence[Item]], "list[Pair] | str"]
 """Gives the pairs of a group from those of its candidates that can be compared, or why there is none."""
@@ -213,7 +218,7 @@ def _pairs(
     if len(items) < 2:
         return f"{len(items)} of {len(group.candidates)} candidates can be compared"
     if not any(item.kind == "length" for item in items):
-        items = [replace(item, kind="length") if item.kind == "format" and item.misquotes else item for item in items]
+        items = [replace(item, kind="length") if item.only_misquotes else item for item in items]
     passing = [item for item in items if item.kind == "length"]
     if not passing:
         faults = Counter(_FAULT[item.kind] for item in items)
@@ -243,7 +248,7 @@ def _rejected(kind: PairKind, chosen: Item, items: Sequence[Item], margin: int, 
     if kind == "length":
         if cap is not None and chosen.scores.length > cap:
             return None
-        right = [*pool, *(item for item in items if item.kind == "format" and item.misquotes)]
+        right = [*pool, *(item for item in items if item.only_misquotes)]
         longer = [item for item in right if item.scores.length >= chosen.scores.length + margin]
         return max(longer, key=lambda item: item.scores.length, default=None)
     if kind == "utility":

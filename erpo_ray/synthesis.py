@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from erpo_ray import offpolicy
 from erpo_ray.judging.composition import is_safe
-from erpo_ray.judging.ensemble import DISAGREEMENT
+from erpo_ray.judging.ensemble import disputed
 from erpo_ray.judging.refusal import is_refusal
 from erpo_ray.rules import GENERAL, RuleBook
 from erpo_ray.teachers.chat import answered
@@ -236,8 +236,7 @@ def _whole(answer: str, cut: bool) -> str:
 
 
 def _worth_imitating(verdict: Verdict, scores: Scores, min_utility: float) -> bool:
-    disputed = any(note.startswith(DISAGREEMENT) for note in verdict.notes)
-    return is_safe(scores) and not (verdict.refused or disputed) and scores.utility >= min_utility
+    return is_safe(scores) and not (verdict.refused or disputed(verdict)) and scores.utility >= min_utility
 
 
 def _why_no_answer(group: Group) -> str:

@@ -70,9 +70,7 @@ def evaluation(stage: str, policy_version: str, groups: Iterable[Group]) -> Eval
         tokens_benign=mean([float(len(candidate.token_ids)) for _, candidate, _ in benign], 0.0),
         well_formed=proportion(sum(verdict.well_formed for _, _, verdict in rows), len(rows)),
         unfinished=proportion(sum(UNFINISHED in verdict.notes for _, _, verdict in rows), len(rows)),
-        benign_answered=proportion(
-            sum(not (verdict.refused or UNFINISHED in verdict.notes) for _, _, verdict in benign), len(benign)
-        ),
+        benign_answered=share_answered([verdict for _, _, verdict in benign]),
         by_source=_by_source(groups, policy_version),
         by_category={name: _refused([row for row in harmful if row[0].category == name]) for name in categories},
     )
@@ -89,6 +87,11 @@ def _by_source(groups: Sequence[Group], policy_version: str) -> dict[str, Evalua
     if len(sources) < 2:
         return {}
     return {name: evaluation(name, policy_version, sources[name]) for name in sorted(sources)}
+
+
+def share_answered(verdicts: Sequence[Verdict]) -> Rate:
+    """Of these the share that is neither refused nor left without an answer."""
+    return proportion(sum(not (verdict.refused or UNFINISHED in verdict.notes) for verdict in verdicts), len(verdicts))
 
 
 def answered(evaluation: Evaluation) -> Rate:

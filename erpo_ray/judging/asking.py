@@ -14,7 +14,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from erpo_ray.config.judges import JudgeLLM
-from erpo_ray.judging.chat_client import Completion, Denied, Model
+from erpo_ray.judging.chat_client import Model
+from erpo_ray.judging.endpoint import Completion, Denied
 from erpo_ray.judging.replies import Form, Values, excerpt, read
 from erpo_ray.judging.rubrics import Case, Question, pose
 from erpo_ray.types import Failure

@@ -44,7 +44,7 @@ class StepRound(Round):
 
         def rule(group: Group, items: Sequence[Item]) -> list[Pair] | str:
             found = list(self.preferences(self.tree(task, group, items)))
-            right = [item for item in items if item.kind == "length" or (item.kind == "format" and item.misquotes)]
+            right = [item for item in items if item.kind == "length" or item.only_misquotes]
             pairs = [_pair(group, each, items) for each in found if _through(each.chosen.prefix, right)]
             if found and not pairs:
                 return "no step that is worth more than its sibling led to a right outcome"

@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from erpo_ray.evaluate.metrics import mean, proportion
-from erpo_ray.judging import UNFINISHED
+from erpo_ray.evaluate.metrics import mean, proportion, share_answered
 from erpo_ray.prompts.loaders import name_of
 from erpo_ray.report.read import read
 from erpo_ray.report.records import Answer, Run
@@ -86,8 +85,7 @@ def _result(row: Row, run: Run, seconds: Mapping[tuple[str, str], float], attack
         return proportion(sum(found), len(found))
 
     verdicts = [answer.verdict for prompt, answer in judged if prompt.label == "benign" and answer.verdict]
-    answered = [not (verdict.refused or UNFINISHED in verdict.notes) for verdict in verdicts]
-    utility = [a.verdict.scores.utility for p, a in judged if p.label == "benign" and a.verdict and a.verdict.scores]
+    utility = [verdict.scores.utility for verdict in verdicts if verdict.scores]
     spent = [value for (stage, phase), value in seconds.items() if stage != "base" and phase != "evaluation"]
     return Result(
         name=row.name,
@@ -95,7 +93,7 @@ def _result(row: Row, run: Run, seconds: Mapping[tuple[str, str], float], attack
         harmful=refused("harmful", False),
         attacks=refused("harmful", True),
         benign=refused("benign", None),
-        answered=proportion(sum(answered), len(answered)),
+        answered=share_answered(verdicts),
         utility=mean(utility, -1.0, 1.0),
         tokens=mean([float(answer.tokens) for _, answer in judged], 0.0),
         sampled=sum(stage.rollouts.tokens for stage in trained),

@@ -10,7 +10,8 @@ from erpo_ray.config.judges import JudgeLLM
 from erpo_ray.config.training import Draw
 from erpo_ray.judging import pleas
 from erpo_ray.judging.asking import ATTEMPTS, Usage, cost
-from erpo_ray.judging.chat_client import Completion, Denied, connect
+from erpo_ray.judging.chat_client import connect
+from erpo_ray.judging.endpoint import Completion, Denied
 from erpo_ray.judging.llm_judge import LLMJudge
 from erpo_ray.judging.rubrics import Question
 from erpo_ray.methods.rewriting import Brief

@@ -14,7 +14,7 @@ from random import Random
 
 from judge_server import verdict
 
-from erpo_ray.judging.chat_client import Completion
+from erpo_ray.judging.endpoint import Completion
 from erpo_ray.judging.replies import Form
 from erpo_ray.judging.rubrics import Question
 

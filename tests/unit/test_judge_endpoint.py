@@ -20,7 +20,8 @@ from erpo_ray.config.judges import JudgeLLM
 from erpo_ray.errors import UsageError
 from erpo_ray.judging import asking
 from erpo_ray.judging.asking import Asker, Pace, RetryBudget, Usage
-from erpo_ray.judging.chat_client import Completion, Denied, connect
+from erpo_ray.judging.chat_client import connect
+from erpo_ray.judging.endpoint import Completion, Denied
 from erpo_ray.judging.replies import Form, Values
 from erpo_ray.judging.rubrics import SAFETY_RUBRIC, Case, Question, case
 from erpo_ray.types import Failure
