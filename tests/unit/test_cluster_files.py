@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 LAUNCHER = [ROOT / "cluster.yaml", *sorted((ROOT / "configs/cluster").glob("*.yaml"))]
 CLOUDS = [path for path in LAUNCHER if path.stem != "on_premise"]
 KUBERAY = [ROOT / f"configs/cluster/kuberay/{name}.yaml" for name in ("rayjob", "raycluster")]
-IMAGES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+IMAGES = sorted((ROOT / "configs" / "cluster" / "docker").glob("*.Dockerfile"))
 SLURM = ROOT / "configs/cluster/slurm.sh"
 ALL = [*LAUNCHER, *sorted((ROOT / "configs/cluster/kuberay").glob("*.yaml")), *IMAGES, SLURM]
 

@@ -1,5 +1,5 @@
 # The project with its pinned packages, for nodes without a GPU. From the repository root:
-#   docker build -f docker/cpu.Dockerfile -t erpo-ray:0.1.0-cpu .
+#   docker build -f configs/cluster/docker/cpu.Dockerfile -t erpo-ray:0.1.0-cpu .
 FROM rayproject/ray:2.60.0-py312
 
 COPY --chown=ray . /home/ray/erpo_ray
