@@ -3,7 +3,8 @@
 python bench/driver.py [--short]
 
 `scale` runs 64 workers over more and more candidates of 60 tokens, each size in a process of its own: the driver's
-microseconds a candidate (computing, and waiting for the disk) and the most memory held beyond the requests. `workers`
+microseconds a candidate (computing, waiting for the disk, and reading all groups from the ledgers afterwards) and the
+most memory held beyond the requests. `workers`
 is the share of time in which the slots of 64 engines draw, with long-tailed lengths: until the last prompt is handed
 out, and to the end. Pairing and ledgers are counted by what one core does in a second of computing. `--short` is a
 smoke test: it takes seconds and holds nothing to a goal.
@@ -63,6 +64,7 @@ class Pass:
 
     computed: float
     waited: float
+    read: float
     before: int
     peak: int
     fed: float
@@ -125,16 +127,18 @@ def memory(field: str) -> int:
 
 
 def sampled(load: Load, candidates: int) -> Pass:
-    """One pass of the rollout loop into the ledgers of a stage."""
+    """One pass of the rollout loop into the ledgers of a stage, and its groups once."""
     asked, disk = requests(candidates), Disk()
     crew = Sleepers(load, disk)
     backend: Any = Asleep(crew, load.slots)
     with stage(disk) as (run, s):
         before, computed, waited = memory("VmRSS"), crew.computed, disk.waited
-        deque(sample([Part.of(s, asked, run, 1.0)], POLICY, backend, run, unseen), 0)
-        total = crew.now()
+        (part,) = sample([Part.of(s, asked, run, 1.0)], POLICY, backend, run, unseen)
+        total, computed, waited = crew.now(), crew.computed - computed, disk.waited - waited
+        begun = time.process_time()
+        deque(part.groups(run), 0)
         return Pass(
-            crew.computed - computed, disk.waited - waited, before, memory("VmHWM"),
+            computed, waited, time.process_time() - begun, before, memory("VmHWM"),
             share(crew, load, backend.fed), share(crew, load, total), total, crew.tokens,
         )  # fmt: skip
 
@@ -199,16 +203,18 @@ def appended(groups: Sequence[Group]) -> tuple[float, float]:
 
 def scale(sizes: Sequence[int], turns: int) -> list[Measure]:
     """The table of sizes, all but the largest as medians: a moment's noise is a large share of a short pass."""
-    print(f"{'candidates':>10}{'us computed':>13}{'us disk':>9}{'MiB before':>12}{'MiB peak':>10}{'bytes each':>12}")
+    heads = "us computed", "us disk", "us read", "MiB before", "MiB peak", "bytes each"
+    print("candidates" + "".join(head.rjust(len(head) + 2) for head in heads))
     computed, grown = {}, {}
     for size in sizes:
         passes = [alone(sampled, EVEN, size) for _ in range(1 if size == max(sizes) else turns)]
         computed[size] = median(one.computed for one in passes) / size
-        waited = median(one.waited for one in passes) / size
+        waited, read = (median(getattr(one, name) for one in passes) / size for name in ("waited", "read"))
         before, peak = (median(getattr(one, name) for one in passes) for name in ("before", "peak"))
         grown[size] = peak - before
         print(
-            f"{size:10}{computed[size] * 1e6:13.1f}{waited * 1e6:9.1f}{before / MIB:12.0f}{peak / MIB:10.0f}"
+            f"{size:10}{computed[size] * 1e6:13.1f}{waited * 1e6:9.1f}{read * 1e6:9.1f}"
+            f"{before / MIB:12.0f}{peak / MIB:10.0f}"
             f"{grown[size] / size:12.0f}",
             flush=True,
         )

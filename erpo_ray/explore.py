@@ -11,6 +11,7 @@ from itertools import chain
 from erpo_ray.backend import Ahead, Backend
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.faults import check_failures, to_judge_again
+from erpo_ray.groups import Groups
 from erpo_ray.judging import canaries
 from erpo_ray.rundir import Ledger, StageDir
 from erpo_ray.types import Candidate, Group, Policy, Prompt, Request, Verdict, identity
@@ -29,14 +30,13 @@ def explore(
     max_failure_rate: float,
     prefix: str = "",
     ahead: Ahead | None = None,
-) -> list[Group]:
+) -> Sequence[Group]:
     """All samples asked for, judged: those in the ledgers already, and the rest drawn from `policy` now.
 
     RunFailed when more than `max_failure_rate` of the verdicts are failures. The next start asks for these again.
     """
     (part,) = sample([Part.of(s, requests, run, max_failure_rate, prefix)], policy, backend, run, phase, ahead)
-    groups = grouped(requests, part.candidates, part.verdicts)
-    check_failures(groups, max_failure_rate)
+    check_failures(groups := part.groups(run), max_failure_rate)
     return groups
 
 
@@ -88,6 +88,11 @@ class Part:
         prompts = {(request.prompt.id, k): request.prompt for request in self.requests for k in request.samples}
         open_ = (c for c in self.candidates if c.id not in self.verdicts)
         return [(prompts[key], c) for c in open_ if (key := (c.prompt_id, c.sample)) in prompts]
+
+    def groups(self, run: str) -> Groups:
+        """What was asked for and is judged: to be called when the part is whole."""
+        name = partial(identity, run, self.stage)
+        return Groups(self.requests, name, self.candidates.reader(), self.verdicts.reader())
 
     def require(self, policy: Policy) -> None:
         """UsageError when an earlier start drew from another policy: no stage mixes two."""
@@ -219,14 +224,3 @@ def _missing(requests: Iterable[Request], have: Container[str], run: str, stage:
         wanted = tuple(k for k in request.samples if identity(run, stage, request.prompt.id, k) not in have)
         if wanted:
             yield request if wanted == request.samples else replace(request, samples=wanted)
-
-
-def grouped(requests: Sequence[Request], candidates: Iterable[Candidate], verdicts: Iterable[Verdict]) -> list[Group]:
-    """The candidates of each request with their verdicts, in sample order; every candidate must be judged."""
-    by_candidate = {verdict.candidate_id: verdict for verdict in verdicts}
-    drawn = {(candidate.prompt_id, candidate.sample): candidate for candidate in candidates}
-    groups = []
-    for request in requests:
-        mine = [drawn[key] for sample in request.samples if (key := (request.prompt.id, sample)) in drawn]
-        groups.append(Group(request.prompt, request.prompt_ids, tuple(mine), tuple(by_candidate[c.id] for c in mine)))
-    return groups

@@ -57,6 +57,8 @@ _CLEAR_UTILITY = 0.3
 Smaller ones are the noise of an embedding."""
 _ALIKE = 0.95
 """Share of words in common from which two completions are too near to tell anything."""
+_ROOM = 4096
+"""Pairs found up to which none is dropped before all are."""
 _ERRORS: tuple[PairKind, ...] = ("safety", "over_refusal", "utility")
 _FAULT: dict[PairKind, str] = {
     "safety": "complied with harm",
@@ -155,7 +157,10 @@ def collect(
     """
     found: list[tuple[Label, Pair]] = []
     left_out: list[LeftOut] = []
+    labels: set[Label] = set()
+    most = 2 * max(_ROOM, settings.max_pairs)
     for group in groups:
+        labels.add(group.prompt.label)
         items, dropped = usable(group, settings, max_tokens, traced, distinct)
         pairs = rule(group, items)
         left_out += dropped
@@ -163,13 +168,36 @@ def collect(
             left_out.append(LeftOut(group.prompt.id, pairs))
         else:
             found.extend((group.prompt.label, pair) for pair in pairs)
-    mixed = {"harmful", "benign"} <= {group.prompt.label for group in groups}
+        if len(found) > most:
+            found, surplus = _first(found, settings.max_pairs, seed)
+            left_out += map(_surplus, surplus)
+            most = 2 * max(_ROOM, len(found))
+    mixed = {"harmful", "benign"} <= labels
     found.sort(key=lambda labelled: seed_of(seed, labelled[1].id))
     kept = balanced(found, settings.max_pairs, mixed, prefer_short)
     ids = {pair.id for pair in kept}
-    surplus = [pair for _, pair in found if pair.id not in ids]
-    left_out += [LeftOut(pair.prompt_id, f"a surplus {pair.kind} pair: kept out for balance") for pair in surplus]
+    left_out += [_surplus(pair) for _, pair in found if pair.id not in ids]
     return kept, sorted(left_out, key=lambda left: (left.id, left.reason))
+
+
+def _first(found: Sequence[tuple[Label, Pair]], each: int, seed: int) -> tuple[list[tuple[Label, Pair]], list[Pair]]:
+    """The first `each` pairs by their order under `seed` of every label and kind, and those behind them.
+
+    None of the latter can be kept, whatever comes: so many groups need no more memory than the pairs that are kept.
+    """
+    counts: Counter[tuple[Label, PairKind]] = Counter()
+    first, surplus = [], []
+    for label, pair in sorted(found, key=lambda labelled: seed_of(seed, labelled[1].id)):
+        counts[label, pair.kind] += 1
+        if counts[label, pair.kind] > each:
+            surplus.append(pair)
+        else:
+            first.append((label, pair))
+    return first, surplus
+
+
+def _surplus(pair: Pair) -> LeftOut:
+    return LeftOut(pair.prompt_id, f"a surplus {pair.kind} pair: kept out for balance")
 
 
 def usable(

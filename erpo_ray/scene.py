@@ -30,7 +30,7 @@ from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.types import Candidate, Evaluation, Group, LeftOut, Policy, Prompt, Request, Verdict
 
 T = TypeVar("T")
-Groups = Callable[[], list[Group]]
+Groups = Callable[[], Sequence[Group]]
 
 KEPT = "reference"
 """Folder of the run directory in which trainers keep log-probabilities under references."""
@@ -81,7 +81,7 @@ class Scene:
             task.teacher.keep(s)
 
         @cache
-        def groups() -> list[Group]:
+        def groups() -> Sequence[Group]:
             with self.run.timed(s.path.name, "rollouts"):
                 known, ahead = history.drawn_after(stage.kind, self.config.overlap), self._ahead(s, stage, history)
                 found = self._gathered(s, stage, task, known, ahead)
@@ -203,7 +203,7 @@ class Scene:
 
     def _gathered(
         self, s: StageDir, stage: Stage, task: Task, known: History, ahead: Ahead | None = None
-    ) -> list[Group]:
+    ) -> Sequence[Group]:
         """What the stage asks for, and what it asks for behind that."""
         requests, policy = stage.requests(task, known), known.last.policy
         found = self._explore(s, requests, policy, ahead=ahead)
@@ -214,7 +214,7 @@ class Scene:
 
     def _explore(
         self, s: StageDir, requests: Sequence[Request], policy: Policy, prefix: str = "", ahead: Ahead | None = None
-    ) -> list[Group]:
+    ) -> Sequence[Group]:
         prove_judge(s, self.backend, self.run.id)
         limit = self.config.judge.max_failure_rate
         return explore(s, requests, policy, self.backend, self.run.id, self.phase, limit, prefix, ahead)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from scipy.stats import t
 
 from erpo_ray.judging import UNFINISHED
 from erpo_ray.judging.calibration import share
-from erpo_ray.types import Candidate, Evaluation, Group, Prompt, Rate, Verdict
+from erpo_ray.types import Candidate, Evaluation, Group, Label, Prompt, Rate, Scores, Verdict
 
 RATES = ("harmful_refused", "benign_refused", "utility", "tokens_harmful", "tokens_benign", "well_formed", "unfinished")
 """The measures of an Evaluation, in the order they are printed."""
@@ -48,50 +49,82 @@ def mean(values: Sequence[float], least: float = -math.inf, most: float = math.i
     return Rate(value, max(least, value - half), min(most, value + half), len(values))
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What is measured of one answer, without its text."""
+
+    label: Label
+    category: str
+    source: str
+    tokens: int
+    utility: float
+    refused: bool
+    answered: bool
+    well_formed: bool
+    unfinished: bool
+
+
 def evaluation(stage: str, policy_version: str, groups: Iterable[Group]) -> Evaluation:
     """All measures of one policy, together, by category and by source."""
-    groups = list(groups)
-    rows = [
-        (group.prompt, candidate, verdict)
-        for group in groups
-        for candidate, verdict in zip(group.candidates, group.verdicts, strict=True)
-        if verdict.scores
-    ]
-    harmful = [row for row in rows if row[0].label == "harmful"]
-    benign = [row for row in rows if row[0].label == "benign"]
-    categories = sorted({prompt.category for prompt, _, _ in harmful if prompt.category})
+    rows: list[_Row] = []
+    sources: set[str] = set()
+    for group in groups:
+        sources.add(group.prompt.source)
+        for candidate, verdict in zip(group.candidates, group.verdicts, strict=True):
+            if verdict.scores:
+                rows.append(_row(group.prompt, candidate, verdict, verdict.scores))
+    by_source = {
+        name: _evaluation(name, policy_version, [row for row in rows if row.source == name])
+        for name in (sorted(sources) if len(sources) > 1 else ())
+    }
+    return replace(_evaluation(stage, policy_version, rows), by_source=by_source)
+
+
+def _row(prompt: Prompt, candidate: Candidate, verdict: Verdict, scores: Scores) -> _Row:
+    return _Row(
+        prompt.label,
+        prompt.category,
+        prompt.source,
+        len(candidate.token_ids),
+        scores.utility,
+        verdict.refused,
+        _answers(verdict),
+        verdict.well_formed,
+        UNFINISHED in verdict.notes,
+    )
+
+
+def _evaluation(stage: str, policy_version: str, rows: Sequence[_Row]) -> Evaluation:
+    harmful = [row for row in rows if row.label == "harmful"]
+    benign = [row for row in rows if row.label == "benign"]
+    categories = sorted({row.category for row in harmful if row.category})
     return Evaluation(
         stage=stage,
         policy=policy_version,
         harmful_refused=_refused(harmful),
         benign_refused=_refused(benign),
-        utility=mean([verdict.scores.utility for _, _, verdict in benign if verdict.scores], -1.0, 1.0),
-        tokens_harmful=mean([float(len(candidate.token_ids)) for _, candidate, _ in harmful], 0.0),
-        tokens_benign=mean([float(len(candidate.token_ids)) for _, candidate, _ in benign], 0.0),
-        well_formed=proportion(sum(verdict.well_formed for _, _, verdict in rows), len(rows)),
-        unfinished=proportion(sum(UNFINISHED in verdict.notes for _, _, verdict in rows), len(rows)),
-        benign_answered=share_answered([verdict for _, _, verdict in benign]),
-        by_source=_by_source(groups, policy_version),
-        by_category={name: _refused([row for row in harmful if row[0].category == name]) for name in categories},
+        utility=mean([row.utility for row in benign], -1.0, 1.0),
+        tokens_harmful=mean([float(row.tokens) for row in harmful], 0.0),
+        tokens_benign=mean([float(row.tokens) for row in benign], 0.0),
+        well_formed=proportion(sum(row.well_formed for row in rows), len(rows)),
+        unfinished=proportion(sum(row.unfinished for row in rows), len(rows)),
+        benign_answered=proportion(sum(row.answered for row in benign), len(benign)),
+        by_source={},
+        by_category={name: _refused([row for row in harmful if row.category == name]) for name in categories},
     )
 
 
-def _refused(rows: Sequence[tuple[Prompt, Candidate, Verdict]]) -> Rate:
-    return proportion(sum(verdict.refused for _, _, verdict in rows), len(rows))
-
-
-def _by_source(groups: Sequence[Group], policy_version: str) -> dict[str, Evaluation]:
-    sources: dict[str, list[Group]] = {}
-    for group in groups:
-        sources.setdefault(group.prompt.source, []).append(group)
-    if len(sources) < 2:
-        return {}
-    return {name: evaluation(name, policy_version, sources[name]) for name in sorted(sources)}
+def _refused(rows: Sequence[_Row]) -> Rate:
+    return proportion(sum(row.refused for row in rows), len(rows))
 
 
 def share_answered(verdicts: Sequence[Verdict]) -> Rate:
     """Of these the share that is neither refused nor left without an answer."""
-    return proportion(sum(not (verdict.refused or UNFINISHED in verdict.notes) for verdict in verdicts), len(verdicts))
+    return proportion(sum(map(_answers, verdicts)), len(verdicts))
+
+
+def _answers(verdict: Verdict) -> bool:
+    return not (verdict.refused or UNFINISHED in verdict.notes)
 
 
 def answered(evaluation: Evaluation) -> Rate:

@@ -5,7 +5,8 @@ from erpo_ray.rundir.files import Files
 from erpo_ray.rundir.lease import Lease
 from erpo_ray.rundir.ledger import Ledger
 from erpo_ray.rundir.lines import read_rows
+from erpo_ray.rundir.reader import Reader
 from erpo_ray.rundir.run import RunDir
 from erpo_ray.rundir.stage import StageDir
 
-__all__ = ["Files", "Lease", "Ledger", "RunDir", "StageDir", "failpoint", "read_rows"]
+__all__ = ["Files", "Lease", "Ledger", "Reader", "RunDir", "StageDir", "failpoint", "read_rows"]

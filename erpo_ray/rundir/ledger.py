@@ -14,6 +14,7 @@ from erpo_ray.rundir.failpoints import failpoint
 from erpo_ray.rundir.files import Files
 from erpo_ray.rundir.index import Index
 from erpo_ray.rundir.lines import Line, damaged, ledger_line, typed, verify
+from erpo_ray.rundir.reader import Reader
 from erpo_ray.types import decode, encode
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ class Ledger(Generic[T]):
                 self._trim()
         self._ids = Index()
         self._doubled = False
-        for number, row in self._rows():
+        for number, _, row in self._rows():
             key = self._key(row)
             if not self._ids.add(key):
                 self._doubled = True
@@ -84,12 +85,16 @@ class Ledger(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """All rows in the order written, read from the file (unsynced ones too)."""
         seen: set[str] = set()
-        for _, row in self._rows():
+        for _, _, row in self._rows():
             if self._doubled:
                 if (key := self._key(row)) in seen:
                     continue
                 seen.add(key)
             yield row
+
+    def reader(self) -> Reader[T]:
+        """The rows that there are now (unsynced ones too), each by its id."""
+        return Reader(self.files, self.path, self.kind, ((self._key(row), start) for _, start, row in self._rows()))
 
     def append(self, row: T) -> bool:
         """Write a row; False when its id is there already. Synced at the latest by the next append after 50 ms."""
@@ -123,24 +128,25 @@ class Ledger(Generic[T]):
         self.sync()
         self.files.close(self.path)
 
-    def _rows(self) -> Iterator[tuple[int, T]]:
-        for number, line in self._lines():
-            yield number, typed(line, self.kind, self.path, number)
+    def _rows(self) -> Iterator[tuple[int, int, T]]:
+        for number, start, line in self._lines():
+            yield number, start, typed(line, self.kind, self.path, number)
 
-    def _lines(self) -> Iterator[tuple[int, Line]]:
-        """Line numbers and verified lines with rows, without those of a fenced driver."""
+    def _lines(self) -> Iterator[tuple[int, int, Line]]:
+        """Line numbers, offsets and verified lines with rows, without those of a fenced driver."""
         if not self.files.exists(self.path):
             return
-        newest = 0
+        newest, end = 0, 0
         with self.files.open(self.path) as stream:
             for number, raw in enumerate(stream, 1):
+                start, end = end, end + len(raw)
                 verified = verify(raw)
                 if verified is None:
                     raise damaged(self.path, number, "damaged (its checksum does not fit)")
                 line = verified[0]
                 newest = self._newest = max(newest, line.epoch)
                 if line.row and line.epoch == newest:
-                    yield number, line
+                    yield number, start, line
 
     def _trim(self) -> None:
         """Cut off the end a crash left: a line without its newline, or one with the zeros of a page that never came."""

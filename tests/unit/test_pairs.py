@@ -8,10 +8,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from judged import group, judged, prompt
 
+from erpo_ray import pairs as pairing
 from erpo_ray.config import Prefer
 from erpo_ray.judging.ensemble import DISAGREEMENT
 from erpo_ray.offpolicy import negative_pairs, sample_negatives
@@ -371,6 +372,19 @@ def test_what_holds_for_any_groups(groups: list[Group], short: bool, most: int, 
             assert len(pair.chosen_ids) <= cap.get(at.label, 80)
         else:
             assert not passes(at, rejected, other, config.min_utility)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(groups=judged_groups(), short=st.booleans(), most=st.integers(1, 3), harmful=st.integers(0, 9))
+def test_pairs_that_cannot_be_kept_are_dropped_on_the_way_and_nothing_else_changes(
+    monkeypatch: pytest.MonkeyPatch, groups: list[Group], short: bool, most: int, harmful: int
+) -> None:
+    config = SETTINGS.model_copy(update={"max_pairs": most, "pairs_per_prompt": 2})
+    groups = [*error_groups(harmful, 9 - harmful), *groups]
+    monkeypatch.setattr(pairing, "_ROOM", 4096)
+    whole = choose(groups, config, cap={}, prefer_short=short, seed=7)
+    monkeypatch.setattr(pairing, "_ROOM", 0)
+    assert choose(groups, config, cap={}, prefer_short=short, seed=7) == whole
 
 
 def test_median_of_what_passes_and_the_next_cap() -> None:
