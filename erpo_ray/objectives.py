@@ -47,10 +47,11 @@ class Surrogate:
 
     loss = -min(q * A, clamp(q, 1 - clip, 1 + clip) * A) + kl * (e^d - d - 1),    d = log p_ref(token) - log p(token).
 
-    p_old is the policy that the stage starts from. The last factor estimates KL(p || p_ref) without bias, is never
-    negative, and 0 where the two agree (k3, Schulman 2020). `normalise` says how tokens weigh: `sequence` averages over
-    the tokens of each completion and then over the completions of a group (GRPO, arXiv 2402.03300), `token` over all
-    tokens of a group (DAPO, arXiv 2503.14476), where a long completion weighs more. Groups are averaged.
+    p_old is the policy that the stage starts from. The last factor is never negative, and 0 where the two agree (k3 of
+    Schulman 2020, an estimate of KL(p || p_ref) for tokens drawn from p at temperature 1). `normalise` says how tokens
+    weigh: `sequence` averages over the tokens of each completion and then over the completions of a group (GRPO, arXiv
+    2402.03300), `token` over all tokens of a group (DAPO, arXiv 2503.14476), where a long completion weighs more.
+    Groups are averaged.
     """
 
     clip: float

@@ -9,7 +9,10 @@ reverse; plain DPO punishes the good half with the bad.
 
 Here d_k is 0 or 1: a part is wrong when it decides against the prompt's label, the reasoning by its verdict and the
 answer by the judge. The paper's judge grades both. A term is a pair of its own (`Pair.chosen_skip` masks what stands
-before it), so that the trainer knows no sections; weights are scaled so that they average 1 over the rows of a pair.
+before it), so that the trainer knows no sections.
+
+Assumption: a trace's verdict and its answer can be blamed apart. Edge case: a pair whose fault lies in neither, or
+whose parts cannot be told apart, stays whole.
 """
 
 from __future__ import annotations
@@ -70,9 +73,8 @@ def _parts(
         rejected_ids=pair.rejected_ids[:rejected_cut],
     )
     answer = replace(pair, id=identity(pair.id, "answer"), chosen_skip=chosen, rejected_skip=rejected_cut)
-    rows = sum(weight > 0 for weight in found)
     return [
-        replace(part, weight=pair.weight * weight * rows, reason=f"{pair.reason}; {name} weighs {weight:g}")
+        replace(part, weight=pair.weight * weight, reason=f"{pair.reason}; {name} weighs {weight:g}")
         for name, part, weight in zip(("reasoning", "answer"), (reasoning, answer), found, strict=True)
         if weight
     ]

@@ -65,7 +65,7 @@ class Search(Section):
     completions: int = Field(default=24, ge=2)
     """Drawn for each prompt in all, the first K (`prefer.samples`) among them."""
     width: int = Field(default=4, ge=2)
-    """Children of a node."""
+    """Completions drawn behind a node before the search goes deeper."""
     exploration: float = Field(default=1.5, ge=0)
     """c of UCB: mean reward + c * sqrt(ln N_parent / N)."""
     visits: int = Field(default=4, ge=1)

@@ -14,7 +14,9 @@ wrong before, or the estimate would be biased. Lambda, cost and the share of pro
 that the gate rejected lambda stays: no policy shows what it is worth.
 
 C, eta and the paper's number of steps are not known here and are config fields. The paper starts from a model that was
-fine-tuned before; so does this, with ERPO's imitate stage.
+fine-tuned before; so does this, with ERPO's imitate stage. Chosen sides bear an NLL term too (`prefer.nll`). What a
+round trained is measured by the next one's samples: the criterion can hold from the third round on, and the policy of
+that round, one step of training behind the one that met it, is handed on.
 
 Assumption: r and c are two opinions. Where a judge gives harm the lowest utility too, as the rule judge does, lambda
 changes the size of a difference and seldom its sign. Edge case: with a small lambda an unsafe completion of great use

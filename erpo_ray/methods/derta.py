@@ -10,7 +10,7 @@ row), the second asks for the turn before every token (reinforced transition opt
 loss. Benign prompts are answered as before.
 
 Here: h is sampled from the unaligned policy itself when the run starts and stays in the run directory; none is shipped.
-r is the teacher's refusal, and s its own first token, where the paper has `Sorry`, with which its safe answers begin.
+r is the teacher's refusal, made to begin with `Sorry` as the paper's do, and s its first token.
 As in the authors' code a third of the prefix rows has k = 0 and few t are kept (`derta.positions`). A label that
 differs from the next token is written as a row of one token behind its context, so that the trainer needs no labels.
 
@@ -37,6 +37,8 @@ PREFIX, TRANSITION = "prefix", "transition"
 """Kinds of example."""
 
 Ids = tuple[int, ...]
+
+_SORRY, _WORDY = "Sorry", "I'm sorry"
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -102,12 +104,21 @@ def transitions(prompt_ids: Ids, answer: Ids, kept: Sequence[int], refusal: int)
     return [((*prompt_ids, *answer[:at]), (refusal,)) for at in kept]
 
 
+def sorry(refusal: str) -> str:
+    """The refusal with `Sorry` as its first word, which no compliance begins with."""
+    if refusal.startswith(_SORRY):
+        return refusal
+    if refusal.startswith(_WORDY):
+        return _SORRY + refusal.removeprefix(_WORDY)
+    return f"{_SORRY}, {refusal}" if refusal.startswith(("I ", "I'")) else f"{_SORRY}. {refusal}"
+
+
 def _unlearnt(task: Task, group: Group, trace: Trace | Failure) -> list[Example | LeftOut]:
     """The rows of a harmful prompt, whose trace ends in the teacher's refusal."""
     prompt, config = group.prompt, task.config
     if isinstance(trace, Failure):
         return [LeftOut(prompt.id, f"teacher: {trace.cause}")]
-    safe = synthesis.answer_alone(task, prompt, trace.answer)
+    safe = synthesis.answer_alone(task, prompt, sorry(trace.answer))
     if isinstance(safe, LeftOut):
         return [safe]
     answer = harmful(group)

@@ -14,8 +14,8 @@ has one mean over all tokens in L_SwaRD (`pivots.normalise: tokens`).
 
 Here: a step is a section of ERPO's trace, in the dialect `pivots`. The teacher's safe and unsafe pivots are put right
 by the prompt's label, where the paper asks a guard; benign answers are the policy's own. The two means are halved, so
-that a token weighs 1 on average, and L_CPO has the weight `pivots.weight`. The run begins with a copy of the model that
-has the tokens, each the mean of the tokens that its text was written in.
+that a token weighs 1 on average, and L_CPO with them; it has the weight `pivots.weight` besides. The run begins with a
+copy of the model that has the tokens, each the mean of the tokens that its text was written in.
 
 Assumption: the label of a prompt holds for every step of its reasoning. Edge case: a trace that ends with the intent
 (`imitate.harmful_intents`) has no pivot and no answer: it counts as reasoning alone.
@@ -58,9 +58,10 @@ class Imitate(erpo.Imitate):
         if settings.normalise == "parts":
             mean = fmean(len(row.completion_ids) for row in rows) if rows else 0.0
             rows = [replace(row, weights=_by_part(task.renderer, row, mean)) for row in rows]
-        if settings.weight:
+        weight = settings.weight / 2 if settings.normalise == "parts" else settings.weight
+        if weight:
             rows = [
-                replace(row, contrasts=contrasts(row.completion_ids, safe, unsafe), contrast_weight=settings.weight)
+                replace(row, contrasts=contrasts(row.completion_ids, safe, unsafe), contrast_weight=weight)
                 for row in rows
             ]
         return rows, left_out

@@ -15,7 +15,8 @@ are drawn beside its own, which makes K siblings of the second step, and so on u
 its reward (`prefer.composition`) less a term for its length; one that does not reason in due form counts as unsafe,
 one that only cites rules wrongly loses a little.
 A step is worth the mean of all completions through it, so the best way is tried K - 1 times more at each step, and one
-that was best by luck alone loses its place before it makes a pair.
+that was best by luck alone can lose its place before it makes a pair; the rejected step has its one completion.
+Chosen steps bear an NLL term too (`prefer.nll`; 0 for the loss above alone).
 
 Assumption: a step that leads to better completions is the better step, with one completion each to say so at first.
 Edge case: what departs from the grammar ends in one long last step; it is never chosen, and as the rejected side its

@@ -15,7 +15,7 @@ Here: the warm-up is ERPO's imitate stage; longer chains are a matter of teacher
 reflects where it first names the intent of the request, `Harmful` or `Harmless`. K completions a prompt give the
 outcome pairs, whose chosen side is the shortest of those about as useful as the best. Then, behind the beginning of the
 chain that reflects last (`reflection.share` of the tokens before it does), K more are drawn, which give the process
-pairs. Half of `prefer.max_pairs` are kept of either.
+pairs. Half of `prefer.max_pairs` are kept of either. Chosen sides bear an NLL term too (`prefer.nll`).
 
 Assumption: to reflect early is to be safe at fewer tokens. Edge case: where all chains reflect at once, there is
 nothing to share and no process pair; `left_out.jsonl` says so.

@@ -9,15 +9,17 @@ on pairs of sibling steps from the trees:
 
 A leaf is evaluated by a rollout and expanded into 4 children when it is visited again; rewards go back up to the root.
 Siblings make a pair where their values differ by more than 0.5, the better one is worth at least 0.8, and both were
-visited 4 times or end an answer; every such pair is kept. These numbers are those of the code that came with the paper;
+visited 4 times or end an answer. These numbers are those of the code that came with the paper;
 beta and the learning rate could not be read.
 
 Here a completion that is drawn behind a node is its new child and that child's rollout at once. The trees of all
 prompts are searched side by side: each pass draws what one selection in every tree asks for, so that the engine has a
 full batch. The chain is ERPO's trace: its three sections and the answer are the steps. `prefer.composition: stair` is
-the reward; for the paper's, `steps.length_weight` is 0.
+the reward R, less `steps.length_weight` for length; a completion in broken form is worth -1, one that cites rules
+wrongly 1 less. Of the pairs those are kept whose better side led to a right outcome at least once, balanced over labels
+and faults, `prefer.max_pairs` at most. Chosen steps bear an NLL term too (`prefer.nll`; 0 for the loss above alone).
 
-The process reward model from node values (`evaluate.values`), and best-of-N and beam search with it
+The process reward model from node values, by R alone (`evaluate.values`), and best-of-N and beam search with it
 (`evaluate.search`), belong to any run of preferences: `erpo eval RUN --decode beam`.
 
 Assumption: the mean over few rollouts ranks siblings. Edge case: a tree whose completions are all alike has nothing to

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from judged import group, judged, prompt
 
 from erpo_ray.config import Config
+from erpo_ray.judging.refusal import is_refusal
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import History, Outcome, Task
-from erpo_ray.methods.derta import harmful, positions, prefix_length, transitions
+from erpo_ray.methods.derta import harmful, positions, prefix_length, sorry, transitions
 from erpo_ray.rules import load
 from erpo_ray.teachers import TemplateTeacher
 from erpo_ray.types import Evaluation, Example, LeftOut, Policy, Prompt, Rate
 
 HARMFUL, BENIGN = prompt("h", "harmful"), prompt("b", "benign")
-SAFE = TemplateTeacher().write(HARMFUL, load().category("fraud"), None, 0).answer
+SAFE = sorry(TemplateTeacher().write(HARMFUL, load().category("fraud"), None, 0).answer)
 NONE = Rate(0.0, 0.0, 1.0, 0)
 FIGURES = Evaluation("s", "v", *[NONE] * 7)
 
@@ -28,6 +29,21 @@ FIGURES = Evaluation("s", "v", *[NONE] * 7)
 def task(**derta: Any) -> Task:
     config = Config.model_validate({"method": "derta", "derta": derta, "model": {"max_length": 400}})
     return Task(config, Policy(Path("m"), "v"), (HARMFUL, BENIGN), load(), Letters(), TemplateTeacher())
+
+
+@pytest.mark.parametrize(
+    ("refusal", "found"),
+    [
+        ("Sorry, but no.", "Sorry, but no."),
+        ("I'm sorry, but I can't help with that.", "Sorry, but I can't help with that."),
+        ("I can't help with that. Try a locksmith.", "Sorry, I can't help with that. Try a locksmith."),
+        ("I'm unable to help.", "Sorry, I'm unable to help."),
+        ("That would hurt people.", "Sorry. That would hurt people."),
+    ],
+)
+def test_a_refusal_begins_with_sorry(refusal: str, found: str) -> None:
+    assert sorry(refusal) == found
+    assert is_refusal(found) or not is_refusal(refusal)
 
 
 def test_a_transition_asks_for_the_refusal_before_each_token_and_bears_no_loss_on_the_answer() -> None:

@@ -156,5 +156,5 @@ def test_section_weights_blame_parts_and_leave_the_same_candidates(tmp_path: Pat
     parts = [pair for pair in found[True] if "weighs" in pair.reason]
     assert parts and len(found[True]) == len(found[False]) + len(parts) / 2
     assert sum(pair.chosen_skip > 0 and pair.rejected_skip > 0 for pair in parts) == len(parts) / 2
-    assert {pair.weight for pair in parts} == {1.0}
+    assert {pair.weight for pair in parts} == {0.5}
     assert {pair.prompt_id for pair in found[True]} == {pair.prompt_id for pair in found[False]}

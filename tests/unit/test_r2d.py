@@ -82,7 +82,7 @@ def test_rows_have_a_contrast_for_each_settled_pivot_and_halves_of_equal_weight(
         wanted = U if row.prompt_id == "h" else S
         assert {row.completion_ids[one.at] for one in row.contrasts} == {wanted}
         assert all((one.chosen, one.rejected) == (wanted, S + U - wanted) for one in row.contrasts)
-        assert 1 <= len(row.contrasts) <= 3 and row.contrast_weight == 0.5
+        assert 1 <= len(row.contrasts) <= 3 and row.contrast_weight == 0.25
         cut = reasoning_tokens(Letters().pieces(row.completion_ids))
         assert sum(row.weights[:cut]) == pytest.approx(mean / 2, rel=1e-2)
         assert sum(row.weights[cut:]) == pytest.approx(mean / 2, rel=1e-2)

@@ -67,7 +67,7 @@ def test_where_both_are_wrong_each_part_stands_on_its_own_tokens() -> None:
     assert [text.rsplit("Path: ")[-1] for text in told(reasoning)] == ["Refuse.\n</think>", "Answer.\n</think>"]
     assert (reasoning.chosen_skip, reasoning.rejected_skip) == (0, 0)
     assert told(answer) == (f"\n{SORRY}", f"\n{SURE}")
-    assert (reasoning.weight, answer.weight) == (0.5, 0.5)
+    assert (reasoning.weight, answer.weight) == (0.25, 0.25)
     assert reasoning.id != answer.id and answer.reason == "why; answer weighs 0.5"
 
 
