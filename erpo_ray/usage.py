@@ -13,7 +13,10 @@ _PROCESS = Path("/proc/self")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of one process: resident memory in bytes, open file descriptors, threads."""
+    """Of one process: resident memory of its own in bytes, open file descriptors, threads.
+
+    Pages of files and shared ones are left out: a sleeping engine keeps its weights in such, and that is no growth.
+    """
 
     rss: int
     fds: int
@@ -48,9 +51,9 @@ class Upkeep:
 
 def usage() -> Usage:
     """Of this process, as Linux tells it."""
-    pages = int((_PROCESS / "statm").read_text().split()[1])
+    _, resident, shared, *_ = map(int, (_PROCESS / "statm").read_text().split())
     fds, threads = len(os.listdir(_PROCESS / "fd")), len(os.listdir(_PROCESS / "task"))
-    return Usage(pages * os.sysconf("SC_PAGE_SIZE"), fds, threads, os.getpid())
+    return Usage((resident - shared) * os.sysconf("SC_PAGE_SIZE"), fds, threads, os.getpid())
 
 
 def rows(stage: str, upkeep: Upkeep) -> list[Actor]:

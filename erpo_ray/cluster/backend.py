@@ -47,6 +47,13 @@ class RayBackend(PooledBackend):
                 f"overlap is {config.overlap}, but engine and trainers take turns on the same GPUs; "
                 "set cluster.share_gpu=false or overlap=none"
             )
+        cluster = config.cluster
+        if self._joined.gpu and cluster.share_gpu and cluster.train_workers > cluster.rollout_workers:
+            raise UsageError(
+                f"cluster.train_workers ({cluster.train_workers}) exceeds cluster.rollout_workers "
+                f"({cluster.rollout_workers}), and they share GPUs: Ray would put two trainers on one; raise "
+                "rollout_workers or set cluster.share_gpu=false"
+            )
 
     def prompts(self, data: Data, categories: Sequence[str], seed: int) -> Mix:
         """All prompts of a run, each source read by a Ray Data task."""
@@ -97,5 +104,5 @@ class RayBackend(PooledBackend):
 
     def _train(self, job: Job) -> dict[str, float]:
         if self._joined.gpu and self._config.cluster.share_gpu:
-            self._workers.sleep()
+            self._workers.sleep(self.policy(job.policy))
         return self._trainers.train(job, self._progress)

@@ -60,8 +60,8 @@ class RayCrew:
     def serve(self, policy: Policy) -> None:
         """All rollout workers have these weights: new workers start with them, running ones load them in place."""
         loaded, self._policy = self._policy, policy
+        self._asked_for = self._asked_for or time.monotonic()
         if not self._rollout:
-            self._asked_for = time.monotonic()
             self._rollout = [self._new_rollout() for _ in range(self.rollout_workers)]
         elif loaded != policy:
             for worker in self._absent():
@@ -69,8 +69,17 @@ class RayCrew:
                 self.replace_rollout(worker)
             self._of_all(lambda worker: self._rollout[worker].load.remote(policy))
 
-    def sleep(self) -> None:
-        """Rollout workers leave their GPU to the trainer."""
+    def sleep(self, policy: Policy) -> None:
+        """Rollout workers leave their GPU to the trainer, and hold their share of it: where none is held Ray would
+        give two trainers the same one. Those that are not up yet do so without an engine, and start it afterwards."""
+        if not self._rollout:
+            self._policy = policy
+            self._rollout = [self._new_rollout(wait=True) for _ in range(self.rollout_workers)]
+        for worker in self._absent():
+            ray.kill(self._rollout[worker])
+            self._successors.add(worker)
+            self._rollout[worker] = new = self._new_rollout(wait=True)
+            self._starting[worker] = new.sleep.remote()
         self._of_all(lambda worker: self._rollout[worker].sleep.remote())
 
     def begin(self, seed: int) -> Collection[int]:
@@ -164,14 +173,14 @@ class RayCrew:
         for worker in workers:
             ray.kill(worker)
 
-    def _new_rollout(self) -> Any:
+    def _new_rollout(self, wait: bool = False) -> Any:
         assert self._policy is not None
         gpu, cluster = self._joined.gpu, self._config.cluster
         options: dict[str, Any] = {"num_gpus": ROLLOUT_SHARE if cluster.share_gpu else 1} if gpu else {"num_gpus": 0}
         share = math.ceil(self.rollout_workers / self._joined.nodes)
         options["label_selector"] = cluster.rollout_labels
         remote = ray.remote(num_cpus=0, scheduling_strategy="SPREAD", **options)(RolloutWorker)
-        return remote.remote(self._policy, self._config, gpu, share)
+        return remote.remote(self._policy, self._config, gpu, share, wait)
 
     def _new_judge(self) -> Any:
         gpu = self._joined.gpu and has_model(self._config.judge)
@@ -212,7 +221,8 @@ class RayCrew:
                     say(f"rollout worker {worker} was lost at rest: {why}")
                     self.replace_rollout(worker)
             if answers:
-                self._patience_s = self._patience_s or max(REST_S, STARTS * (time.monotonic() - self._asked_for))
+                if self._asked_for:
+                    self._patience_s = self._patience_s or max(REST_S, STARTS * (time.monotonic() - self._asked_for))
                 return answers
         raise _failed(GetTimeoutError())
 

@@ -67,13 +67,26 @@ def require(policy: Policy) -> None:
 
 
 class RolloutWorker:
-    """One engine in a process of its own. `share` is the number of workers on its machine, which divide the cores."""
+    """One engine in a process of its own. `share` is the number of workers on its machine, which divide the cores.
 
-    def __init__(self, policy: Policy, config: Config, gpu: bool, share: int) -> None:
+    With `wait` the engine starts when it is first asked for something: until then the worker only holds its place.
+    """
+
+    def __init__(self, policy: Policy, config: Config, gpu: bool, share: int, wait: bool = False) -> None:
         # Ray gives an actor without reserved CPUs one thread; the engine reads this when it imports torch.
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // share))
-        require(policy)
-        self._engine = engine_of(policy, config, gpu)
+        self._policy, self._config, self._gpu = policy, config, gpu
+        self._started = None if wait else self._start()
+
+    def _start(self) -> Engine | SearchEngine | DefendedEngine:
+        require(self._policy)
+        return engine_of(self._policy, self._config, self._gpu)
+
+    @property
+    def _engine(self) -> Engine | SearchEngine | DefendedEngine:
+        if self._started is None:
+            self._started = self._start()
+        return self._started
 
     def begin(self, seed: int) -> None:
         self._engine.begin(seed)
@@ -82,14 +95,19 @@ class RolloutWorker:
         return [*self._engine.advance(requests), Drawn(self._engine.drawn)]
 
     def load(self, policy: Policy) -> None:
+        if self._started is None:
+            self._policy = policy
+            self._started = self._start()
+            return
         require(policy)
-        self._engine.load(policy.path, policy.version)
+        self._started.load(policy.path, policy.version)
 
     def served(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Served:
         return Served(self._engine.version, tuple(self._engine.logprobs(prompt_ids, completion_ids)))
 
     def sleep(self) -> None:
-        self._engine.sleep()
+        if self._started is not None:
+            self._started.sleep()
 
     def usage(self) -> Usage:
         return usage()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class ProcessReward:
 def train(model_dir: Path, version: str, rows: Sequence[Valued], path: Path, gpu: bool) -> Head:
     """Learn the head of a policy from nodes, and write it to `path` (safetensors), whole or not at all."""
     head = regress(states(_load(model_dir, gpu), [row.ids for row in rows]), rows)
+    _leave()
     facts = {"bias": head.bias, "correlation": head.correlation, "nodes": head.nodes}
     metadata = {"format": _FORMAT, "model": version} | {name: repr(value) for name, value in facts.items()}
     files = Files()
@@ -74,6 +76,14 @@ def states(model: Any, rows: Sequence[Ids]) -> np.ndarray:
             hidden = model.get_decoder()(**inputs, use_cache=False).last_hidden_state
             found[chosen] = hidden[torch.arange(len(chosen)), ends].float().cpu().numpy()
     return found
+
+
+def _leave() -> None:
+    """Give the GPU back: an engine that starts next, in another process, wants most of it."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _load(model_dir: Path, gpu: bool) -> Any:

@@ -81,6 +81,7 @@ class Engine:
 
     def begin(self, seed: int) -> None:
         """Drop what is pending and seed the sampler (the engine, never a request: vLLM's CPU build dies of that)."""
+        import numpy as np
         import torch
 
         self._wake()
@@ -89,6 +90,8 @@ class Engine:
             self._open.clear()
         self._drawn = 0
         torch.manual_seed(seed)
+        # On GPU each request without a seed of its own draws one from here.
+        np.random.seed(seed % 2**32)
 
     def advance(self, new: Sequence[Request], budget_s: float = BUDGET_S) -> list[Finished]:
         """Take up `new` and compute for about `budget_s` seconds, less once many are complete; return what is complete

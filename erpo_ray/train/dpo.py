@@ -108,12 +108,14 @@ def prefer(
     """
     training = fit.able(training)
     data = pairs(rows, training.max_length)
-    start, behind = version(policy_dir), version(reference_dir)
+    start = version(policy_dir)
+    behind = start if reference_dir == policy_dir else version(reference_dir)
     with fit.all_cores(), fit.directory(work) as folder:
         args = DPOConfig(
             **fit.arguments(training, folder, keep=bool(work and training.save_steps)),
             precompute_ref_log_probs=not training.shard,
         )
+        fit.alone(args)
         model = models.load(policy_dir, device=args.device)
         free = objective.reference == "none"
         frozen = (lambda: model) if start == behind else partial(models.load, reference_dir, device=args.device)

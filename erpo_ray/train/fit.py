@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
 from erpo_ray import environment
@@ -81,6 +81,11 @@ def arguments(training: Training, directory: Path, keep: bool) -> dict[str, Any]
     )
 
 
+def alone(args: TrainingArguments) -> None:
+    """One GPU for this process, however many it sees: transformers would put a replica on each, which TRL refuses."""
+    args._n_gpu = min(args.n_gpu, 1)
+
+
 @contextmanager
 def directory(work: Path | None) -> Iterator[Path]:
     """`work`, or a folder that is gone afterwards: the trainer insists on one even when it keeps nothing."""
@@ -129,12 +134,19 @@ class TokenExact(Trainer):
 
     def logits(self, model: Any, batch: Batch) -> Tensor:
         """`completion_logits` with the weights cast to bf16 once, however many forward passes it takes."""
-        if self.accelerator.num_processes == 1:
-            # Its wrapper copies the logits of the whole batch to float32.
-            model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        if not self.is_fsdp_enabled:
+            # accelerate's wrapper copies the logits of the whole batch to float32: it goes, in place.
+            bare = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            model = bare if self.accelerator.num_processes == 1 else model
         failpoint(f"forward:rank{self.args.process_index}")
         with self.accelerator.autocast():
             return completion_logits(model, batch)
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """As transformers', with gradients that lie in the buckets they are averaged in: else they are held twice."""
+        args = super()._build_accelerator_args(**kwargs)
+        args["kwargs_handlers"][0].gradient_as_bucket_view = True
+        return args
 
     def note(self, values: dict[str, Tensor]) -> None:
         """Keep each value's mean over the workers until TRL's `log` averages the step."""

@@ -86,6 +86,7 @@ def reinforce(
             **fit.arguments(training, folder, keep=bool(work and training.save_steps)),
             dataset_kwargs={"skip_prepare_dataset": True},
         )
+        fit.alone(args)
         model = models.load(policy_dir, device=args.device)
         old = reference.token_logps(lambda: model, start, data, training, kept)
         frozen = partial(models.load, reference_dir, device=args.device)

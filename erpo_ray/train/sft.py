@@ -87,6 +87,7 @@ def imitate(
             **fit.arguments(training, folder, keep=bool(work and training.save_steps)),
             dataset_kwargs={"skip_prepare_dataset": True},
         )
+        fit.alone(args)
         model = models.freeze(models.load(policy_dir, device=args.device), training.freeze_layers)
         trainer = ImitateTrainer(
             model,

@@ -82,8 +82,8 @@ class Sampler(RolloutWorker):
 
     kind: type[Engine] = Engine
 
-    def __init__(self, policy: Policy, config: Config, gpu: bool, share: int) -> None:
-        self._engine: Any = self.kind(config, policy)
+    def _start(self) -> Any:
+        return self.kind(self._config, self._policy)
 
     def load(self, policy: Policy) -> None:
         self._engine.load(policy.path, policy.version)

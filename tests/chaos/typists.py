@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fakes import Rote
 
@@ -60,8 +61,8 @@ class Typist:
 class TypistWorker(RolloutWorker):
     """A rollout worker with such an engine."""
 
-    def __init__(self, policy: Policy, config: Config, gpu: bool, share: int) -> None:
-        self._engine = Typist(policy, config)
+    def _start(self) -> Any:
+        return Typist(self._policy, self._config)
 
     def load(self, policy: Policy) -> None:
         self._engine.load(policy.path, policy.version)

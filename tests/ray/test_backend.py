@@ -154,7 +154,7 @@ def test_a_worker_that_has_grown_is_replaced_between_stages_and_all_are_proved_a
     before = backend.upkeep()
     assert {"rollout-0", "judge-0"} <= before.held.keys() and before.replaced == ()
     assert before.held["rollout-0"].pid == _pid(backend._workers._rollout[0])
-    assert min(one.rss for one in before.held.values()) > 50 * 2**20
+    assert min(one.rss for one in before.held.values()) > 20 * 2**20
     assert min(min(one.fds, one.threads) for one in before.held.values()) > 1
     monkeypatch.setattr(backend._growth, "beyond", lambda held: ("judge-0",))
     assert backend.upkeep().replaced == ("judge-0",)
@@ -426,7 +426,9 @@ def test_turns_on_one_gpu_overlap_nothing(monkeypatch: Any) -> None:
     monkeypatch.setattr("erpo_ray.cluster.backend.leave", left.append)
     with pytest.raises(UsageError, match="take turns on the same GPUs; set cluster.share_gpu=false or overlap=none"):
         RayBackend(Config(overlap="next_round"))
-    assert len(left) == 1
+    with pytest.raises(UsageError, match=r"train_workers \(2\) exceeds cluster.rollout_workers \(1\), and they share"):
+        RayBackend(Config(cluster=Cluster(rollout_workers=1, train_workers=2)))
+    assert len(left) == 2
 
 
 def test_no_two_groups_share_a_ray_train_name(backend: RayBackend, tmp_path: Path) -> None:

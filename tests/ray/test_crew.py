@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from erpo_ray.cluster import crew, training
+from erpo_ray.cluster import crew, start, training
 from erpo_ray.cluster.backend import RayBackend
 from erpo_ray.cluster.canary import Served
 from erpo_ray.cluster.crew import RayCrew
@@ -27,10 +28,10 @@ CONFIG = Config(cluster=Cluster(rollout_workers=2, judge_workers=2))
 class Idle(RolloutWorker):
     """Does not start while a file `broken` lies beside the weights."""
 
-    def __init__(self, policy: Policy, config: Config, gpu: bool, share: int) -> None:
+    def __init__(self, policy: Policy, config: Config, gpu: bool, share: int, wait: bool = False) -> None:
         if (policy.path / "broken").exists():
             raise ValueError("no start with this file")
-        self._policy = policy
+        self._policy, self._started = policy, None
 
     def begin(self, seed: int) -> None: ...
 
@@ -151,3 +152,45 @@ def test_trainers_that_never_start_are_told(joined: Joined, tmp_path: Path, monk
         "`ray status` shows what its workers wait for; bring nodes back and start the same command again$",
     ):
         training._fit(training.trainer(nowhere, joined, tmp_path, None))
+
+
+@pytest.fixture
+def two_gpus(idle: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Joined]:
+    """A cluster that is told of two GPUs."""
+    monkeypatch.setattr(start.ray, "init", partial(ray.init, num_gpus=2))
+    found = join(CONFIG.cluster)
+    try:
+        yield found
+    finally:
+        leave(found)
+
+
+def test_where_no_engine_is_up_yet_each_holds_its_gpu_before_trainers_come(two_gpus: Joined, policy: Policy) -> None:
+    """Of two trainers that follow each has a GPU of its own, as engines and trainers would have it that took turns."""
+    workers = RayCrew(CONFIG, two_gpus)
+    workers.sleep(policy)
+
+    class Trainer:
+        def gpu(self) -> list[int]:
+            return ray.get_gpu_ids()
+
+    # Without engines in their places both would have the first one.
+    trainers = [ray.remote(num_gpus=crew.TRAIN_SHARE, num_cpus=0)(Trainer).remote() for _ in range(2)]
+    assert sorted(ray.get([each.gpu.remote() for each in trainers])) == [[0], [1]]
+    workers.serve(Policy(policy.path, "later"))
+    assert _versions(workers) == ["later", "later"]
+    workers.close()
+
+
+def test_an_engine_that_is_starting_when_trainers_come_waits_with_its_start(two_gpus: Joined, policy: Policy) -> None:
+    workers = RayCrew(CONFIG, two_gpus)
+    workers.serve(policy)
+    assert _versions(workers) == ["v", "v"]
+    workers.replace_rollout(1)
+    starting = workers._rollout[1]
+    workers.sleep(policy)
+    assert workers._rollout[1] is not starting
+    ray.wait([*workers._starting.values()], timeout=60)
+    workers.serve(Policy(policy.path, "later"))
+    assert _versions(workers) == ["later", "later"]
+    workers.close()
