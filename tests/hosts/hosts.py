@@ -5,6 +5,7 @@ All see the same files elsewhere, as machines with a shared folder do. Wants roo
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 NET = "10.213.77"
 BRIDGE = "erpo-br"
 TOOLS = ("ip", "unshare", "nsenter", "rsync", "ssh", "ssh-keygen", "/usr/sbin/sshd")
+LOCK = Path("/run/erpo-hosts.lock")
 START_S = 20.0
 
 # /etc/passwd is bound over in the host's own mount namespace: there root has another home.
@@ -64,11 +66,27 @@ def hosts(count: int, folder: Path) -> Iterator[list[Host]]:
     key = folder / "key"
     _must("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
     with ExitStack() as ends:
+        lock = ends.enter_context(LOCK.open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _sweep()
         _must("ip", "link", "add", BRIDGE, "type", "bridge")
         ends.callback(_must, "ip", "link", "del", BRIDGE)
         _must("ip", "addr", "add", f"{NET}.1/24", "dev", BRIDGE)
         _must("ip", "link", "set", BRIDGE, "up")
         yield [ends.enter_context(_host(number, folder, key)) for number in range(count)]
+
+
+def _sweep() -> None:
+    """Takes away what a killed test run left: with the lock held, no living one has hosts of these names."""
+    names = [line.split()[0] for line in _said("ip", "netns", "list") if line.startswith("erpo-")]
+    for name in names:
+        for pid in _said("ip", "netns", "pids", name):
+            os.kill(int(pid), signal.SIGKILL)
+        _must("ip", "netns", "del", name)
+    links = [line.split()[1].split("@")[0].rstrip(":") for line in _said("ip", "-o", "link")]
+    for link in links:
+        if link == BRIDGE or (link.startswith("erpo-") and link.endswith("-o")):
+            _must("ip", "link", "del", link)
 
 
 @contextmanager
@@ -119,6 +137,10 @@ def listening(host: Host) -> list[tuple[str, int]]:
     lines = host.run("ss", "-Hltn").stdout.splitlines()
     ends = [line.split()[3].rpartition(":") for line in lines]
     return sorted({(address.strip("[]"), int(port)) for address, _, port in ends})
+
+
+def _said(*command: str) -> list[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def _must(*command: str) -> None:
