@@ -1,9 +1,8 @@
 """Pairs from judged groups: chosen over rejected, with a reason for every group that gives none.
 
-A candidate *passes* when its trace is well formed, it ended by itself, it is safe, and, if the prompt is benign, it
-answers with at least `min_utility`. Only a passing one is ever chosen, no unsafe answer, no refusal of the harmless;
-in a group where none passes, those pass whose only fault is that the rules they cite are none or do not exist: small
-models cite such rules so often that hardly a pair would be left.
+Only a candidate that passes (`items.passes`) is ever chosen, no unsafe answer, no refusal of the harmless; in a group
+where none passes, those pass whose only fault is that the rules they cite are none or do not exist: small models cite
+such rules so often that hardly a pair would be left.
 Which of those that pass is chosen is for `prefer.composition` to say (`judging.composition`); by default the axes are
 never mixed, and it is the shortest among those about as useful as the best. The length-controlled rounds
 (`prefer_short`) take that less strictly. What is rejected gives the kind:
@@ -25,29 +24,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from statistics import median
 
 from erpo_ray.balance import balanced
 from erpo_ray.config import Prefer
-from erpo_ray.judging import UNFINISHED
-from erpo_ray.judging.composition import Composition, best, is_safe
-from erpo_ray.judging.ensemble import DISAGREEMENT
-from erpo_ray.judging.reading import misquotes
-from erpo_ray.types import (
-    Candidate,
-    Group,
-    Label,
-    LeftOut,
-    Pair,
-    PairKind,
-    Prompt,
-    Scores,
-    Verdict,
-    identity,
-    seed_of,
-)
+from erpo_ray.items import Item, alike, passes, usable
+from erpo_ray.judging.composition import Composition, best
+from erpo_ray.types import Group, Label, LeftOut, Pair, PairKind, identity, seed_of
 
 _EQUAL_UTILITY = 0.15
 """Differences in utility up to this are no reason to prefer the longer."""
@@ -55,8 +40,6 @@ _CLEAR_UTILITY = 0.3
 """Least difference in utility that makes a pair, and the most that a shorter answer may cost.
 
 Smaller ones are the noise of an embedding."""
-_ALIKE = 0.95
-"""Share of words in common from which two completions are too near to tell anything."""
 _ROOM = 4096
 """Pairs found up to which none is dropped before all are."""
 _ERRORS: tuple[PairKind, ...] = ("safety", "over_refusal", "utility")
@@ -68,54 +51,8 @@ _FAULT: dict[PairKind, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A candidate that has scores. `kind` is the kind of pair it can be rejected in; `length` when it passes.
-
-    `words` are those of its text, case folded. `whole` is whether it ended by itself, in the form asked for; one that
-    `misquotes` did but for the rules it cites, which are none or do not exist.
-    """
-
-    candidate: Candidate
-    words: tuple[str, ...]
-    scores: Scores
-    refused: bool
-    kind: PairKind
-    whole: bool
-    misquotes: bool
-
-    @property
-    def only_misquotes(self) -> bool:
-        """Whether it would pass but for the rules it cites."""
-        return self.kind == "format" and self.misquotes
-
-
 Rule = Callable[[Group, Sequence[Item]], "list[Pair] | str"]
 """Gives the pairs of a group from those of its candidates that can be compared, or why there is none."""
-
-
-def passes(prompt: Prompt, candidate: Candidate, verdict: Verdict, min_utility: float, traced: bool = True) -> bool:
-    """Whether this candidate may be chosen. Where a method has no traces (`traced` off) it needs none."""
-    if not verdict.scores:
-        return False
-    whole = _whole(candidate, verdict, traced)
-    return _kind(prompt.label, verdict, verdict.scores, whole, min_utility) == "length"
-
-
-def _whole(candidate: Candidate, verdict: Verdict, traced: bool) -> bool:
-    return (verdict.well_formed or not traced) and candidate.finish == "stop" and UNFINISHED not in verdict.notes
-
-
-def _kind(label: Label, verdict: Verdict, scores: Scores, whole: bool, min_utility: float) -> PairKind:
-    if UNFINISHED in verdict.notes:
-        return "format"
-    if not is_safe(scores):
-        return "safety"
-    if label == "benign" and verdict.refused:
-        return "over_refusal"
-    if label == "benign" and scores.utility < min_utility:
-        return "utility"
-    return "length" if whole else "format"
 
 
 def choose(
@@ -200,43 +137,6 @@ def _surplus(pair: Pair) -> LeftOut:
     return LeftOut(pair.prompt_id, f"a surplus {pair.kind} pair: kept out for balance")
 
 
-def usable(
-    group: Group, settings: Prefer, max_tokens: int | None, traced: bool, distinct: bool = True
-) -> tuple[list[Item], list[LeftOut]]:
-    """The candidates that can be compared, in an order of their own, and why the others cannot.
-
-    `distinct`: of those that say the same only the first.
-    """
-    items: dict[object, Item] = {}
-    left_out: list[LeftOut] = []
-    judged = zip(group.candidates, group.verdicts, strict=True)
-    ranked = sorted(
-        judged, key=lambda pair: (pair[0].finish != "stop", len(pair[0].token_ids), pair[0].token_ids, pair[0].id)
-    )
-    for candidate, verdict in ranked:
-        words = tuple(candidate.text.casefold().split())
-        key = words if distinct else candidate.id
-        tokens = len(group.prompt_ids) + len(candidate.token_ids)
-        if verdict.candidate_id != candidate.id:
-            reason = f"its verdict belongs to {verdict.candidate_id}"
-        elif verdict.scores is None:
-            reason = f"not judged: {verdict.failure.cause if verdict.failure else 'no scores'}"
-        elif told := [note for note in verdict.notes if note.startswith(DISAGREEMENT)]:
-            reason = f"the judges disagree: {'; '.join(note.removeprefix(f'{DISAGREEMENT}:') for note in told)}"
-        elif max_tokens is not None and tokens > max_tokens:
-            reason = f"{tokens} tokens with the prompt, the limit is {max_tokens}"
-        elif key in items:
-            reason = f"says the same as {items[key].candidate.id}"
-        else:
-            whole = _whole(candidate, verdict, traced)
-            kind = _kind(group.prompt.label, verdict, verdict.scores, whole, settings.min_utility)
-            misquoted = not whole and candidate.finish == "stop" and misquotes(verdict.notes)
-            items[key] = Item(candidate, words, verdict.scores, verdict.refused, kind, whole, misquoted)
-            continue
-        left_out.append(LeftOut(candidate.id, reason))
-    return list(items.values()), left_out
-
-
 def _pairs(
     group: Group, items: Sequence[Item], settings: Prefer, cap: int | None, prefer_short: bool
 ) -> list[Pair] | str:
@@ -282,14 +182,6 @@ def _rejected(kind: PairKind, chosen: Item, items: Sequence[Item], margin: int, 
     if kind == "utility":
         pool = [item for item in pool if item.scores.utility <= chosen.scores.utility - _CLEAR_UTILITY]
     return min(pool, key=lambda item: abs(item.scores.length - chosen.scores.length), default=None)
-
-
-def alike(one: Item, other: Item) -> bool:
-    """Whether two texts have nearly all their words in common (Dice of word counts)."""
-    a, b = one.words, other.words
-    least = _ALIKE * (len(a) + len(b))
-    # At most all words of the shorter are common: most texts differ enough in length to say so without a look at them.
-    return 2 * min(len(a), len(b)) >= least and 2 * (Counter(a) & Counter(b)).total() >= least
 
 
 def pair(group: Group, chosen: Item, rejected: Item, kind: PairKind, fault: str) -> Pair:

@@ -20,8 +20,8 @@ from statistics import fmean, pstdev
 
 from erpo_ray.config import Prefer
 from erpo_ray.config.reinforce import AdvantageName, Reinforce
+from erpo_ray.items import Item, usable
 from erpo_ray.judging.composition import Composition, admissible, length_term, reward
-from erpo_ray.pairs import Item, usable
 from erpo_ray.types import Advantage, Group, LeftOut, Scores, identity
 
 MISQUOTED = 1.0

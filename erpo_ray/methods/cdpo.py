@@ -34,12 +34,12 @@ from erpo_ray import pairs as pairing
 from erpo_ray.config import Config
 from erpo_ray.config.methods import Constraint
 from erpo_ray.errors import UsageError
+from erpo_ray.items import Item, alike
 from erpo_ray.judging import UNFINISHED
 from erpo_ray.judging.composition import cost, lagrangian
 from erpo_ray.methods import erpo
 from erpo_ray.methods.base import History, Stage, Task
 from erpo_ray.methods.rounds import Round, in_rounds
-from erpo_ray.pairs import Item
 from erpo_ray.types import Group, LeftOut, Pair
 
 MULTIPLIER, COST, VIOLATIONS = "multiplier", "cost", "violations"
@@ -156,7 +156,7 @@ def extremes(group: Group, items: Sequence[Item], multiplier: float, margin: flo
     if not whole:
         return "no candidate ended in due form"
     chosen = max(whole, key=reward)
-    worse = [item for item in items if reward(chosen) - reward(item) >= margin and not pairing.alike(chosen, item)]
+    worse = [item for item in items if reward(chosen) - reward(item) >= margin and not alike(chosen, item)]
     if not worse:
         return f"no two candidates are {margin:g} apart in reward - {multiplier:g} * cost"
     rejected = min(worse, key=reward)

@@ -33,10 +33,10 @@ from erpo_ray import pairs as pairing
 from erpo_ray import traces
 from erpo_ray.config import Config
 from erpo_ray.config.methods import Reflection
+from erpo_ray.items import Item, usable
 from erpo_ray.methods import erpo
 from erpo_ray.methods.base import History, Stage, Task
 from erpo_ray.methods.rounds import Round, by_prompt, in_rounds
-from erpo_ray.pairs import Item
 from erpo_ray.types import Group, Label, LeftOut, Pair, Request, identity
 
 
@@ -77,7 +77,7 @@ class Prefer(Round):
 
     def _beginning(self, task: Task, group: Group) -> tuple[int, ...]:
         """Ids that continuations share; empty where no chain reflects, or all do at once."""
-        items, _ = pairing.usable(group, task.config.prefer, None, self.traced)
+        items, _ = usable(group, task.config.prefer, None, self.traced)
         chains = [
             (at, item.candidate.token_ids)
             for item in items

@@ -10,10 +10,10 @@ from erpo_ray import traces
 from erpo_ray.config import Config
 from erpo_ray.config.methods import Steps
 from erpo_ray.errors import UsageError
+from erpo_ray.items import Item, usable
 from erpo_ray.judging.composition import Composition
 from erpo_ray.methods.base import History, Task
 from erpo_ray.methods.rounds import Round, by_prompt
-from erpo_ray.pairs import Item
 from erpo_ray.rewards import worths
 from erpo_ray.steps import Drawn, Ids, Node, Preference, grow, preferences
 from erpo_ray.types import Group, LeftOut, Pair, PairKind, identity
@@ -63,7 +63,7 @@ class StepRound(Round):
         """Of all completions of a prompt that can be compared."""
         prefer, dialect = task.config.prefer, task.config.model.dialect
         if items is None:
-            items, _ = pairing.usable(group, prefer, None, self.traced, distinct=False)
+            items, _ = usable(group, prefer, None, self.traced, distinct=False)
         composition = Composition(prefer.composition, prefer.lagrange_multiplier)
         rewards = worths(group, items, composition, self.steps.length_weight)
         return grow(

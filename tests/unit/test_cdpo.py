@@ -13,10 +13,11 @@ from judged import group, judged, prompt
 from erpo_ray.config import Config, Prefer
 from erpo_ray.config.methods import Constraint
 from erpo_ray.errors import UsageError
+from erpo_ray.items import Item
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.base import History, Outcome
 from erpo_ray.methods.cdpo import converged, costs, dual_step, extremes
-from erpo_ray.pairs import Item, collect
+from erpo_ray.pairs import collect
 from erpo_ray.types import Evaluation, Group, Pair, Policy, Rate
 
 HARMFUL, BENIGN = prompt("h", "harmful"), prompt("b", "benign")

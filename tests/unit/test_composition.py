@@ -15,6 +15,7 @@ from judged import group, judged, prompt
 from erpo_ray import pairs as pairing
 from erpo_ray.config import Prefer
 from erpo_ray.config.training import CompositionName
+from erpo_ray.items import passes
 from erpo_ray.judging.composition import (
     Composition,
     admissible,
@@ -299,7 +300,7 @@ def test_pairs_of_any_composition(groups: list[Group], short: bool, name: Compos
     assert pairing.choose(shuffled, config, cap={}, prefer_short=short, seed=3) == found
     by_ids = {c.token_ids: (g.prompt, c, v) for g in groups for c, v in zip(g.candidates, g.verdicts, strict=True)}
     for pair in found[0]:
-        assert pairing.passes(*by_ids[pair.chosen_ids], config.min_utility)
+        assert passes(*by_ids[pair.chosen_ids], config.min_utility)
 
 
 @pytest.mark.parametrize(("name", "chosen"), [("lexicographic", 0), ("gate", 1), ("stair", 2), ("lagrangian", 2)])

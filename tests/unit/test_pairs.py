@@ -14,9 +14,10 @@ from judged import group, judged, prompt
 
 from erpo_ray import pairs as pairing
 from erpo_ray.config import Prefer
+from erpo_ray.items import passes
 from erpo_ray.judging.ensemble import DISAGREEMENT
 from erpo_ray.offpolicy import negative_pairs, sample_negatives
-from erpo_ray.pairs import choose, median_passing_length, next_cap, passes
+from erpo_ray.pairs import choose, median_passing_length, next_cap
 from erpo_ray.types import Axes, Example, Group, Label, LeftOut, Pair
 
 HARMFUL, BENIGN = prompt("h", "harmful"), prompt("b", "benign")

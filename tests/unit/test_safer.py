@@ -12,10 +12,10 @@ from test_loop import CONFIG, of, run
 from erpo_ray import traces
 from erpo_ray.config import Prefer
 from erpo_ray.errors import RunFailed, UsageError
+from erpo_ray.items import usable
 from erpo_ray.judging.composition import Composition
 from erpo_ray.methods import METHODS
 from erpo_ray.methods.rounds import by_prompt
-from erpo_ray.pairs import usable
 from erpo_ray.rewards import worth
 from erpo_ray.rundir import Files, Ledger, read_rows
 from erpo_ray.types import Candidate, Label, Pair

@@ -9,8 +9,8 @@ from judged import group, judged, prompt
 from test_loop import of, run
 
 from erpo_ray.config import Prefer
+from erpo_ray.items import Item, usable
 from erpo_ray.methods.saro import process_pairs, reflects
-from erpo_ray.pairs import Item, usable
 from erpo_ray.rundir import Files, Ledger, read_rows
 from erpo_ray.types import Candidate, Label, Pair
 
