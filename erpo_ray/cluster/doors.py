@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
-_INHERITED = {
+INHERITED = {
     "VLLM_HOST_IP": LOOPBACK,
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
 }
-"""What every process of the cluster is told: by themselves vLLM, gloo and NCCL take the address that others reach."""
+"""What every process is told that works for this machine only: by themselves vLLM, gloo and NCCL take the address that
+others reach."""
 _GIVEN_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -27,8 +28,8 @@ def shut() -> Iterator[str]:
     from ray._private import ray_constants
 
     _ask_for_token()
-    before = {name: os.environ.get(name) for name in _INHERITED}
-    os.environ |= _INHERITED
+    before = {name: os.environ.get(name) for name in INHERITED}
+    os.environ |= INHERITED
     # Ray takes a node's loopback address for a mistake, except where it supports no clusters; it keeps to the address
     # that it is told then, and every server of its own listens there only.
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
