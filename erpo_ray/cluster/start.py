@@ -25,7 +25,7 @@ from erpo_ray.placement import Infeasible, Need, Node, bundles, least, needs, pl
 _OBJECT_STORE = 200 * 2**20
 """Bytes: what passes between workers is token ids and texts; weights pass through files."""
 _LONGEST_TEMP = 25
-"""Characters: Ray's unix sockets lie up to 64 below its folder, that lies 18 below this, and 107 is the most they may."""
+"""Characters: Ray's unix sockets lie up to 64 below its folder, which lies 18 below this, and 107 is the limit."""
 
 LOOK_S = 5.0
 """Between two looks at a cluster that grows."""

@@ -38,15 +38,15 @@ GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetitio
 def serve(model: str, host: str, port: int, name: str | None, key_file: Path | None, tokens: int, requests: int) -> int:
     """Serve until Ctrl-C or SIGTERM, which raise Interrupted once the server is gone.
 
-    `tokens` at most in a completion, `requests` at most at once. UsageError for a model, an address or a key that cannot
-    be used, before anything boots; EnvironmentFault when vLLM's server ends by itself.
+    `tokens` at most in a completion, `requests` at most at once. UsageError for a model, an address or a key that
+    cannot be used, before anything boots; EnvironmentFault when vLLM's server ends by itself.
     """
     require_address(host, port)
     terms = Terms(key_of(key_file), tokens, requests)
     if not terms.key and not _loopback(host):
         raise UsageError(
-            f"--host: {clean(host)} can be reached by others; set {KEY}, or put a key into a file of mode 0600 and give "
-            "--key-file"
+            f"--host: {clean(host)} can be reached by others; set {KEY}, or put a key into a file of mode 0600 and "
+            "give --key-file"
         )
     run = run_of(model)
     # A run is served as it was sampled; any other model with the defaults.
@@ -69,7 +69,7 @@ def key_of(file: Path | None) -> str:
         if not key:
             raise UsageError(f"{where} is empty; write a key into it")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise UsageError(f"{where}: a key is ASCII without spaces, on one line; for instance that of openssl rand -hex 32")
+        raise UsageError(f"{where}: a key is ASCII without spaces, on one line; openssl rand -hex 32 makes one")
     return key
 
 

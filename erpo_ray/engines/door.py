@@ -62,7 +62,7 @@ class Refused(Exception):
 
 
 class Door:
-    """An ASGI app around another. Terms are looked at in this order: key, path, number at once, body, what is asked for."""
+    """An ASGI app around another. Looked at in this order: key, path, number at once, body, what is asked for."""
 
     def __init__(self, app: App, terms: Terms) -> None:
         self._app, self._terms = app, terms
@@ -138,7 +138,7 @@ class Door:
 
 
 def within_limits(body: bytes, terms: Terms) -> None:
-    """Refused unless a request that draws tokens keeps to the limits. One that names no length gets vLLM's, the same."""
+    """Refused unless a request that draws tokens keeps to the limits. One that names no length gets vLLM's own."""
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError):

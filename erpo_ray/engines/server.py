@@ -1,7 +1,7 @@
 """vLLM's OpenAI-compatible server behind our door: `python -m erpo_ray.engines.server`, with vLLM's own options.
 
-The terms come by stdin, and so stand in no command line and in no environment, neither of this process nor of those that
-vLLM starts.
+The terms come by stdin, and so stand in no command line and in no environment, neither of this process nor of those
+that vLLM starts.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _run(**uvicorn: Any) -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     cli_env_setup()
-    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args()
+    arguments: Any = make_arg_parser(FlexibleArgumentParser()).parse_args()
     configure_logging_from_args(arguments)
     validate_parsed_serve_args(arguments)
     uvloop.run(run_server(arguments, **uvicorn))

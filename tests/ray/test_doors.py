@@ -1,4 +1,4 @@
-"""A run on this machine alone, with an engine and two ranks at work: what another host, or another user, could reach."""
+"""A run on this machine alone, with an engine and two ranks at work: what another host or user could reach."""
 
 from __future__ import annotations
 
@@ -152,7 +152,9 @@ def test_who_shows_no_token_is_refused(joined: Joined) -> None:
     assert address.startswith("127.0.0.1:")
     program = f"import ray._raylet as r; print(len(r.GcsClient(address={address!r}).get_all_node_info(timeout=10)))"
     shown, bare = (
-        subprocess.run([sys.executable, "-c", program], env=os.environ | mode, capture_output=True, text=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | mode, capture_output=True, text=True, timeout=60
+        )
         for mode in ({"RAY_AUTH_MODE": "token"}, {"RAY_AUTH_MODE": "disabled"})
     )
     assert shown.stdout == "1\n", shown.stderr

@@ -1,4 +1,4 @@
-"""The door of `erpo serve` as plain ASGI: what passes it, what does not, and that nothing behind it hears of the rest."""
+"""The door of `erpo serve` as plain ASGI: what passes it, and that nothing behind it hears of the rest."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ KEY = "k3y-of-this-server"
 TERMS = Terms(KEY, tokens=100, requests=2, completions=4, body=1000, body_s=5.0)
 CHAT = "/v1/chat/completions"
 PATHS = [
-    *OPEN, "/", "/docs", "/redoc", "/openapi.json", "/ping", "/load", "/invocations", "/server_info", "/v1", "/V1/models",
-    "/v1/models/", "//v1/models", "/v1/embeddings", "/v1/messages", "/v1/load_lora_adapter", "/inference/v1/generate",
-    "/reset_prefix_cache", "/sleep", "/collective_rpc", "/tokenizer_info", "/health/", "/health/../v1/models", "/metrics/",
+    *OPEN, "/", "/docs", "/redoc", "/openapi.json", "/ping", "/load", "/invocations", "/server_info", "/v1",
+    "/V1/models", "/v1/models/", "//v1/models", "/v1/embeddings", "/v1/messages", "/v1/load_lora_adapter",
+    "/inference/v1/generate", "/reset_prefix_cache", "/sleep", "/collective_rpc", "/tokenizer_info", "/health/",
+    "/health/../v1/models", "/metrics/",
 ]  # fmt: skip
 
 
