@@ -96,12 +96,12 @@ def running(folder: Path, config: Config, name: str, key: str) -> Iterator[str]:
 def _started(
     folder: Path, config: Config, host: str, port: int, name: str, terms: Terms
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """vLLM's server while the block runs. Its terms come by stdin, from a file that has no name.
+    """vLLM's server while the block runs. Its terms come by stdin, from a file in memory.
 
     stdout says where the server is and nothing else; what vLLM logs there goes to stderr.
     """
     ordered = command(folder, config, host, port, name, environment.gpu_present(), terms.tokens)
-    with tempfile.TemporaryFile() as told, tempfile.TemporaryDirectory(prefix="erpo-serve-") as sockets:
+    with open(os.memfd_create("terms"), "w+b") as told, tempfile.TemporaryDirectory(prefix="erpo-serve-") as sockets:
         told.write(msgspec.json.encode(terms))
         told.seek(0)
         child = subprocess.Popen(ordered, env=_environment(sockets), stdin=told, stdout=2)

@@ -18,7 +18,7 @@ from erpo_ray.engines.door import App, Door, Terms
 
 HEAD_S = 10.0
 """Seconds for the head of a request; an idle connection has vLLM's VLLM_HTTP_TIMEOUT_KEEP_ALIVE, 5 by default."""
-HEAD_BYTES, HEADERS = 2**15, 64
+HEAD_BYTES = 2**15
 _SPARE = 64
 """Connections beyond the requests at once: those that still send, that get a refusal, and that ask for health."""
 
@@ -68,7 +68,10 @@ def main() -> None:
     from erpo_ray.engines import server
 
     server.Entrance.terms = terms
-    sys.argv.append(f"--middleware={server.__name__}.{Entrance.__name__}")
+    sys.argv += [
+        f"--middleware={server.__name__}.{Entrance.__name__}",
+        f"--h11-max-incomplete-event-size={HEAD_BYTES}",
+    ]
     _run(http=server.Impatient, ws="none", limit_concurrency=terms.requests + _SPARE)
 
 
