@@ -8,14 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-LOOPBACK = "127.0.0.1"
-INHERITED = {
-    "VLLM_HOST_IP": LOOPBACK,
-    "GLOO_SOCKET_IFNAME": "lo",
-    "NCCL_SOCKET_IFNAME": "lo",
-}
-"""What every process is told that works for this machine only: by themselves vLLM, gloo and NCCL take the address that
-others reach."""
+from erpo_ray.environment import LOOPBACK, ON_LOOPBACK
+
 _GIVEN_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -28,8 +22,8 @@ def shut() -> Iterator[str]:
     from ray._private import ray_constants
 
     _ask_for_token()
-    before = {name: os.environ.get(name) for name in INHERITED}
-    os.environ |= INHERITED
+    before = {name: os.environ.get(name) for name in ON_LOOPBACK}
+    os.environ |= ON_LOOPBACK
     # Ray takes a node's loopback address for a mistake, except where it supports no clusters; it keeps to the address
     # that it is told then, and every server of its own listens there only.
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False

@@ -20,7 +20,6 @@ from pathlib import Path
 import msgspec
 
 from erpo_ray import environment, preflight
-from erpo_ray.cluster.doors import INHERITED
 from erpo_ray.commands.common import model_of, run_config, run_of
 from erpo_ray.config import Config
 from erpo_ray.endings import terminable
@@ -200,7 +199,7 @@ def _private(file: Path) -> str:
 def _environment(sockets: str) -> dict[str, str]:
     """That of the server, without the key; its processes speak through `sockets`, a folder of its owner's alone."""
     kept = {name: value for name, value in os.environ.items() if name != KEY}
-    return {"VLLM_LOGGING_LEVEL": "WARNING", **kept, **INHERITED, "VLLM_RPC_BASE_PATH": sockets}
+    return {"VLLM_LOGGING_LEVEL": "WARNING", **kept, **environment.ON_LOOPBACK, "VLLM_RPC_BASE_PATH": sockets}
 
 
 def _loopback(host: str) -> bool:

@@ -12,7 +12,7 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -35,6 +35,8 @@ OPEN = {
 """Path -> method. Whatever else vLLM may offer is not found."""
 _LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _COUNTS = ("n", "best_of")
+_DIGITS = 20
+"""Of a length that a header declares, at most: longer numbers are no Python numbers at last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Terms:
     bytes, and `body_s` seconds in which it has to be there.
     """
 
-    key: str
+    key: str = field(repr=False)
     tokens: int
     requests: int
     completions: int = 64
@@ -118,7 +120,7 @@ class Door:
         limit = self._terms.body
         too_large = Refused(413, f"the body has more than {limit} bytes")
         declared = _header(scope, b"content-length")
-        if declared and not (declared.isdigit() and int(declared) <= limit):
+        if declared and not (declared.isdigit() and len(declared) < _DIGITS and int(declared) <= limit):
             raise too_large
         body = bytearray()
         try:
