@@ -25,7 +25,7 @@ ON_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 LOOPBACK = "127.0.0.1"
 ON_LOOPBACK = {"VLLM_HOST_IP": LOOPBACK, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-"""Of processes that speak to none on other machines: by themselves vLLM, gloo and NCCL listen where others reach them."""
+"""Of processes that speak to none on other machines: else vLLM, gloo and NCCL listen where others reach them."""
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _FLAG_LISTS = ("flags", "Features")
