@@ -60,9 +60,13 @@ def serve(model: str, host: str, port: int, name: str | None, key_file: Path | N
 
 
 def key_of(file: Path | None) -> str:
-    """The key in the file, else in the environment; empty where neither is. UsageError when it cannot be used."""
+    """The key in the file, else in the environment; empty where neither is. UsageError when it cannot be used.
+
+    The environment is left without it: the process that vets the chat template inherits it too.
+    """
+    given = os.environ.pop(KEY, "")
     if file is None:
-        where, key = KEY, os.environ.get(KEY, "")
+        where, key = KEY, given
     else:
         where, key = f"--key-file: {clean(str(file))}", _private(file).strip()
         if not key:

@@ -263,3 +263,8 @@ def test_a_key_file_that_others_can_read_or_that_holds_no_key_is_a_usage_error(
         file.chmod(mode)
     with pytest.raises(UsageError, match=message):
         serve.key_of(file)
+
+
+def test_what_is_started_before_the_server_does_not_inherit_the_key_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "canary-key")
+    assert serve.key_of(None) == "canary-key" and "canary-key" not in os.environ.values()
