@@ -99,11 +99,16 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     name: Annotated[str | None, typer.Option(help="Name that requests ask for; the run's or the model's own.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="File of mode 0600 with the key that requests have to show; else VLLM_API_KEY.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a completion at most.")] = 4096,
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests at once; to more the answer is 429.")] = 256,
 ) -> int:
     """Serve a policy as an OpenAI-compatible endpoint; its trace comes as `reasoning`, apart from the answer."""
     from erpo_ray.commands import serve
 
-    return serve.serve(model, host, port, name)
+    return serve.serve(model, host, port, name, key_file, max_tokens, max_requests)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ray
 
+from erpo_ray.cluster.doors import shut
 from erpo_ray.cluster.workers import cores
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault
@@ -23,8 +24,8 @@ from erpo_ray.placement import Infeasible, Need, Node, bundles, least, needs, pl
 
 _OBJECT_STORE = 200 * 2**20
 """Bytes: what passes between workers is token ids and texts; weights pass through files."""
-_LONGEST_TEMP = 40
-"""Characters: Ray puts unix sockets below its folder, and their paths may not exceed 107."""
+_LONGEST_TEMP = 25
+"""Characters: Ray's unix sockets lie up to 64 below its folder, which lies 18 below this, and 107 is the limit."""
 
 LOOK_S = 5.0
 """Between two looks at a cluster that grows."""
@@ -108,15 +109,18 @@ def _local() -> Path:
     base = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="erpo-", dir=base if len(base) <= _LONGEST_TEMP else "/tmp"))
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(2, cores()),
-            object_store_memory=_OBJECT_STORE,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _temp_dir=str(folder),
-        )
+        # Ray opens its own folder to everybody; the one around it is ours alone.
+        with shut() as address:
+            ray.init(
+                address="local",
+                num_cpus=max(2, cores()),
+                object_store_memory=_OBJECT_STORE,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _temp_dir=str(folder / "ray"),
+                _node_ip_address=address,
+            )
     except Exception as error:
         # Ray has no class of its own for this: it gives its processes half a minute, which a busy machine exceeds.
         shutil.rmtree(folder, ignore_errors=True)

@@ -129,9 +129,12 @@ def trainer(cluster: Cluster, joined: Joined, storage: Path, desk: Any) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from erpo_ray.cluster.meeting import Meeting
+
     return TorchTrainer(
         loop,
         train_loop_config={"desk": desk},
+        torch_config=Meeting("nccl" if joined.gpu else "gloo", folder=str(joined.own)) if joined.own else None,
         scaling_config=ScalingConfig(
             num_workers=cluster.train_workers,
             use_gpu=joined.gpu,

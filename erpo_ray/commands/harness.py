@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -47,10 +48,11 @@ def evaluate(lm_eval: str, model: Path, tasks: Sequence[str], config: Config, ou
 
     Its table goes to stdout, or to stderr when `quiet`. RunFailed when it does not end well.
     """
-    with serve.running(model, config, _SERVED) as address:
+    # Of this server alone, and in place of the user's own, which lm-eval would send.
+    key = secrets.token_urlsafe(32)
+    with serve.running(model, config, _SERVED, key) as address:
         ordered = command(lm_eval, address, _SERVED, tasks, config, out)
-        # What it calls OpenAI's key is the key of our server; the user's own is not sent along.
-        environment = {**os.environ, "OPENAI_API_KEY": os.environ.get("VLLM_API_KEY", "none")}
+        environment = {**os.environ, "OPENAI_API_KEY": key}
         code = subprocess.run(ordered, env=environment, stdout=2 if quiet else None).returncode
     if code:
         raise RunFailed(f"lm-eval ended with exit code {code}; what it said is above")

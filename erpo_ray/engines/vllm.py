@@ -210,6 +210,7 @@ def start(model_dir: Path | str, settings: EngineSettings) -> Any:
     """vLLM's `LLM` over a model directory, in this process."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ |= environment.ON_LOOPBACK
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm import LLM
 

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
+import psutil
 import pytest
 
 from erpo_ray.commands import harness
@@ -28,6 +30,9 @@ PATIENCE_S = 540
 """Twenty to forty seconds are usual; a busy machine is no fault of the code."""
 ASK = {"role": "user", "content": "What colour is the sky?"}
 TOLD = {"role": "assistant", "content": "<think>\nColours are harmless.\n</think>\nThe sky is blue."}
+KEY = "canary-key-of-the-served-model"
+LIMIT = 64
+"""Tokens of a completion, as the server is told."""
 SHOWN: Any = [ASK, TOLD, ASK, TOLD, ASK, TOLD, ASK]
 """The embedded model was never taught to write traces; three of them before its eyes it writes a fourth."""
 
@@ -46,14 +51,15 @@ metric_list: [{{metric: exact_match}}]
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server that `erpo serve` started; SIGTERM must end both of them."""
+    """Address of a server that `erpo serve` started with a key; SIGTERM must end both, and neither says the key."""
     materialise(EMBEDDED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
     command = [sys.executable, "-m", "erpo_ray", "serve", EMBEDDED, "--port", str(port), "--name", "smol"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    command += ["--max-tokens", str(LIMIT)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_API_KEY": KEY}
     with log.open("wb") as errors:
         erpo = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
@@ -62,7 +68,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         erpo.send_signal(signal.SIGTERM)
         code = erpo.wait(60)
-    assert code == 75, log.read_text()[-3000:]
+    assert code == 75 and KEY not in log.read_text(), log.read_text()[-3000:]
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
         probe.connect(("127.0.0.1", port))
 
@@ -84,7 +90,7 @@ def _first_line(erpo: subprocess.Popen[str], log: Path) -> str:
 
 @pytest.fixture(scope="module")
 def client(served: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=served, api_key="none", max_retries=0, timeout=600)
+    return openai.OpenAI(base_url=served, api_key=KEY, max_retries=0, timeout=600)
 
 
 def reasoning(message: Any) -> str | None:
@@ -148,7 +154,7 @@ def test_lm_eval_asks_it_and_scores_the_answer_without_the_trace(served: str, tm
     (tmp_path / "fruits.yaml").write_text(TASK.format(rows=tmp_path / "rows.jsonl"))
     config = Config.model_validate({"evaluate": {"per_source": 2}})
     command = harness.command(program, served, "smol", [str(tmp_path / "fruits.yaml")], config, tmp_path / "out")
-    environment = {**os.environ, "OPENAI_API_KEY": "none", "HF_HOME": str(tmp_path / "hf")}
+    environment = {**os.environ, "OPENAI_API_KEY": KEY, "HF_HOME": str(tmp_path / "hf")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     (samples,) = (tmp_path / "out").rglob("samples_fruits_*.jsonl")
@@ -164,3 +170,40 @@ def test_what_a_request_leaves_open_is_greedy(client: openai.OpenAI) -> None:
     left_open = client.chat.completions.create(model="smol", messages=asked, max_tokens=24)
     greedy = client.chat.completions.create(model="smol", messages=asked, max_tokens=24, temperature=0)
     assert left_open.choices[0].message.content == greedy.choices[0].message.content
+
+
+def test_nothing_but_health_is_told_without_the_key_and_nothing_is_offered_that_is_not_listed(served: str) -> None:
+    root = served.removesuffix("/v1")
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx2.Client(base_url=root) as stranger, httpx2.Client(base_url=root, headers=headers) as friend:
+        assert stranger.get("/health").status_code == 200
+        for path in ("/v1/models", "/metrics", "/version", "/docs", "/openapi.json", "/load", "/ping"):
+            assert stranger.get(path).status_code == stranger.options(path).status_code == 401, path
+        for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/invocations", "/v1/load_lora_adapter"):
+            assert stranger.post(path, json={}).status_code == 401, path
+        for path in ("/v1/models", "/metrics", "/version"):
+            assert friend.get(path).status_code == 200, path
+        for path in ("/docs", "/openapi.json", "/load", "/ping", "/server_info"):
+            assert friend.get(path).status_code == 404, path
+        assert friend.post("/tokenize", json={"model": "smol", "prompt": "hi"}).json()["count"] > 0
+        assert friend.post("/tokenize", content=b" " * 2**21).status_code == 413
+
+
+def test_a_completion_has_no_more_tokens_than_the_server_allows(client: openai.OpenAI) -> None:
+    story: Any = [{"role": "user", "content": "Tell me a long story about a boat, a whale and a lighthouse."}]
+    left_open = client.chat.completions.create(model="smol", messages=story)
+    assert left_open.usage is not None and left_open.usage.completion_tokens == LIMIT
+    assert left_open.choices[0].finish_reason == "length"
+    with pytest.raises(openai.BadRequestError, match="max_tokens is more than 64, the limit of this server"):
+        client.chat.completions.create(model="smol", messages=story, max_tokens=LIMIT + 1)
+
+
+def test_its_processes_listen_at_its_address_alone_and_are_not_told_the_key(served: str) -> None:
+    port = int(served.split(":")[2].split("/")[0])
+    (server,) = [child for child in psutil.Process().children() if "serve" in child.cmdline()]
+    heard, told = set[tuple[str, int]](), list[str]()
+    for process in server.children(recursive=True):
+        told += [*process.cmdline(), *process.environ().values()]
+        heard |= {each.laddr for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN}
+    assert ("127.0.0.1", port) in heard and {address for address, _ in heard} == {"127.0.0.1"}
+    assert len(told) > 10 and not any(KEY in word for word in told)

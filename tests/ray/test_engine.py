@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -64,6 +65,11 @@ def shifted(smol: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"] * 0.8
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     return out
+
+
+def test_an_engine_in_this_process_listens_on_loopback_at_most(engine: Engine) -> None:
+    mine = psutil.Process().net_connections("inet")
+    assert {each.laddr.ip for each in mine if each.status == psutil.CONN_LISTEN} <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
 def ask(renderer: Renderer, text: str, samples: int = 1, sampling: Sampling = GREEDY) -> Request:

@@ -17,6 +17,7 @@ import pytest
 from fakes import EMPTY
 
 from erpo_ray.cli import main
+from erpo_ray.commands import serve
 from erpo_ray.commands.serve import command, require_address
 from erpo_ray.config import Config
 from erpo_ray.errors import UsageError
@@ -39,7 +40,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from erpo_ray import cli
 from erpo_ray.commands import serve
 child = sys.argv[1]
-serve.command = lambda folder, config, host, port, name, gpu: [sys.executable, "-c", child, host, str(port)]
+serve.command = lambda folder, config, host, port, name, gpu, tokens: [sys.executable, "-c", child, host, str(port)]
 sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -83,13 +84,14 @@ def options(words: list[str]) -> dict[str, str]:
 
 def test_vllm_is_told_everything_that_a_model_directory_could_tell_it_otherwise() -> None:
     config = Config.model_validate({"cluster": {"kv_cache_gib": 0.5, "in_flight": 16}})
-    words = command(Path("/m"), config, "127.0.0.1", 8123, "mine", gpu=False)
-    assert words[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    words = command(Path("/m"), config, "127.0.0.1", 8123, "mine", gpu=False, tokens=77)
+    assert words[:3] == [sys.executable, "-m", "erpo_ray.engines.server"]
     told = options(words)
     assert told["generation-config"] == "vllm"
     sampling = json.loads(told["override-generation-config"])
-    # `max_new_tokens` there would not be a default but a limit on every request.
-    assert sampling == {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    # `max_new_tokens` there is no default but a limit on every request.
+    greedy = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert sampling == greedy | {"max_new_tokens": 77}
     assert (told["model"], told["served-model-name"], told["host"], told["port"]) == ("/m", "mine", "127.0.0.1", "8123")
     assert told["reasoning-parser"] == "erpo"
     assert (told["kv-cache-memory-bytes"], told["max-num-seqs"], told["enforce-eager"]) == (str(2**29), "16", "")
@@ -97,13 +99,13 @@ def test_vllm_is_told_everything_that_a_model_directory_could_tell_it_otherwise(
 
 
 def test_a_gpu_gets_its_share_of_memory_and_a_compiled_graph() -> None:
-    told = options(command(Path("/m"), Config(), "127.0.0.1", 8123, "mine", gpu=True))
+    told = options(command(Path("/m"), Config(), "127.0.0.1", 8123, "mine", gpu=True, tokens=1))
     assert told["gpu-memory-utilization"] == "0.85"
     assert {"enforce-eager", "kv-cache-memory-bytes"}.isdisjoint(told)
 
 
 def test_the_plug_in_that_vllm_is_told_of_is_there() -> None:
-    plugin = options(command(Path("/m"), Config(), "h", 1, "n", gpu=False))["reasoning-parser-plugin"]
+    plugin = options(command(Path("/m"), Config(), "h", 1, "n", gpu=False, tokens=1))["reasoning-parser-plugin"]
     source = (ROOT / plugin.replace(".", "/")).with_suffix(".py").read_text()
     assert 'NAME = "erpo"' in source and "register_module(NAME, module=ErpoReasoningParser)" in source
 
@@ -165,8 +167,6 @@ def test_it_says_where_it_serves_and_takes_its_server_with_it(model: Path, stop:
 
 
 def test_a_server_that_is_deaf_to_sigterm_is_killed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from erpo_ray.commands import serve
-
     monkeypatch.setattr(serve, "STOP_SECONDS", 0.2)
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as child:
@@ -183,16 +183,88 @@ def test_a_server_that_ends_by_itself_is_an_environment_fault(model: Path) -> No
     assert "vLLM's server ended with exit code 7" in errors
 
 
-def test_a_run_is_served_under_its_own_name_and_strangers_are_warned_of(tmp_path: Path, model: Path) -> None:
+def test_a_run_is_served_under_its_own_name(tmp_path: Path, model: Path) -> None:
     run = tmp_path / "runs-1"
     run.mkdir()
     (run / "config.yaml").write_text("name: demo\n")
     (run / "policy").symlink_to(model)
     port = free_port()
-    with started(SERVER, str(run), "--host", "0.0.0.0", "--port", str(port)) as erpo:
+    with started(SERVER, str(run), "--port", str(port)) as erpo:
         assert erpo.stdout is not None
         line = erpo.stdout.readline()
         erpo.terminate()
-        _, errors = erpo.communicate(timeout=30)
+        erpo.communicate(timeout=30)
     assert line.startswith(f"serving demo at http://127.0.0.1:{port}/v1")
-    assert "0.0.0.0 can be reached by others; VLLM_API_KEY" in errors
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "127.0.0.1.nip.io"])
+def test_others_are_not_served_without_a_key(
+    host: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    monkeypatch.setattr(serve, "require_address", lambda host, port: None)
+    assert main(["serve", str(model), "--host", host]) == 2
+    said = capsys.readouterr().err
+    assert f"--host: {host} can be reached by others; set VLLM_API_KEY, or put a key into a file of mode 0600" in said
+
+
+TELLING = """
+import json, os, stat, sys
+sockets = os.environ["VLLM_RPC_BASE_PATH"]
+print(json.dumps({
+    "terms": json.load(sys.stdin), "words": sys.argv, "environment": dict(os.environ),
+    "sockets": oct(stat.S_IMODE(os.stat(sockets).st_mode)),
+}), flush=True)
+raise SystemExit(7)
+"""
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_the_key_reaches_the_server_and_stands_in_no_command_line_nor_environment(
+    by_file: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "canary-key-0123456789"
+    monkeypatch.setenv("VLLM_API_KEY", "of-the-environment" if by_file else key)
+    file = tmp_path / "key"
+    file.touch(0o600)
+    file.write_text(f"{key}\n")
+    more = ["--key-file", str(file)] if by_file else []
+    words = [str(model), "--host", "0.0.0.0", "--port", str(free_port()), "--max-tokens", "5", "--max-requests", "6"]
+    with started(TELLING, *words, *more) as erpo:
+        output, errors = erpo.communicate(timeout=30)
+    assert (erpo.returncode, output) == (3, "")
+    told = json.loads(next(line for line in errors.splitlines() if line.startswith("{")))
+    terms = told.pop("terms")
+    assert (terms["key"], terms["tokens"], terms["requests"]) == (key, 5, 6)
+    assert key not in json.dumps(told) and "VLLM_API_KEY" not in told["environment"]
+    assert key not in errors.replace(json.dumps(terms), "")
+    assert told["environment"]["VLLM_HOST_IP"] == "127.0.0.1" and told["sockets"] == "0o700"
+    assert not Path(told["environment"]["VLLM_RPC_BASE_PATH"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "message"),
+    [
+        ("k" * 32, 0o640, r"others can read .*key; chmod 600 it, or make a new key"),
+        ("k" * 32, 0o604, r"others can read .*key; chmod 600 it, or make a new key"),
+        (" \n", 0o600, r"key is empty; write a key into it"),
+        ("two words", 0o600, r"a key is ASCII without spaces, on one line"),
+        ("one\ntwo", 0o600, r"a key is ASCII without spaces, on one line"),
+        ("schlüssel", 0o600, r"a key is ASCII without spaces, on one line"),
+        (None, 0o600, r"cannot read .*key: .*No such file"),
+    ],
+)
+def test_a_key_file_that_others_can_read_or_that_holds_no_key_is_a_usage_error(
+    text: str | None, mode: int, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    if text is not None:
+        file.write_text(text)
+        file.chmod(mode)
+    with pytest.raises(UsageError, match=message):
+        serve.key_of(file)
+
+
+def test_what_is_started_before_the_server_does_not_inherit_the_key_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "canary-key")
+    assert serve.key_of(None) == "canary-key" and "canary-key" not in os.environ.values()
