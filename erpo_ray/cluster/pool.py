@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from erpo_ray.cluster.pace import Pace
 from erpo_ray.cluster.protocol import Crew, Drawn, Item, WorkerLost
-from erpo_ray.cluster.sense import IN_A_ROW, Sense, tokens_of, verdicts_of
+from erpo_ray.cluster.sense import ANY, IN_A_ROW, Sense, tokens_of, verdicts_of
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
 from erpo_ray.types import Candidate, Failure, Prompt, Request, Verdict
@@ -63,7 +63,7 @@ class Pool:
         absent: Collection[int] = (),
         note: Callable[[str], None] = lambda line: None,
         asks: bool = False,
-        sense: Sense = Sense(),
+        sense: Sense = ANY,
     ) -> None:
         self._crew, self._name, self._clock, self._note = crew, candidate_id, clock, note
         self._absent = absent

@@ -14,7 +14,7 @@ from erpo_ray.cluster import canary
 from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pool import Pool
 from erpo_ray.cluster.protocol import Crew, Item
-from erpo_ray.cluster.sense import Sense
+from erpo_ray.cluster.sense import ANY, Sense
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines.renderer import Renderer
@@ -64,7 +64,7 @@ class PooledBackend(ABC):
         self._renewed = False
         # Of the first policy. The later ones have its vocabulary, and a canary is compared with the one before it.
         self._tokens: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-        self._sense = Sense()
+        self._sense = ANY
 
     def policy(self, path: Path) -> Policy:
         """The policy in a model directory."""

@@ -1,7 +1,7 @@
 """Whether what a worker answers can be true of what it was asked. Pure, and applied before anything is acknowledged.
 
-A process whose memory, device or code is broken may answer anything. Where it cannot be told whose answer that is, or of
-which weights, nothing of it is believed, and the worker is lost. One completion that cannot be stands for itself: it
+A process whose memory, device or code is broken may answer anything. Where it cannot be told whose answer that is, or
+of which weights, nothing of it is believed, and the worker is lost. One completion that cannot be stands for itself: it
 becomes one that was not sampled, with the reason, and the others beside it count.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from erpo_ray.cluster.protocol import Drawn, WorkerLost
@@ -52,14 +52,12 @@ class Sense:
             elif type(one.prompt_id) is not str or type(one.sample) is not int:
                 raise WorkerLost(f"{who} answered {_short((one.prompt_id, one.sample))}, which names no sample")
             elif type(one.policy) is not str or (self.policy and not self.policy.drew(one.policy)):
-                raise WorkerLost(
-                    f"{who} names its samples {_short(one.policy)}, after it was given another policy: "
-                    f"{self.policy.version if self.policy else ''}"
-                )
+                given = self.policy.version if self.policy else "of another name"
+                raise WorkerLost(f"{who} names its samples {_short(one.policy)}, and was given policy {given}")
         return found
 
     def require_end(self, worker: int, tokens: int, asked: int) -> None:
-        """WorkerLost when the worker has drawn more tokens than all that it was asked for may have: it would do so for ever."""
+        """WorkerLost when the worker has drawn more tokens than it was asked for: it would do so for ever."""
         if self.exact and tokens > asked:
             raise WorkerLost(f"rollout worker {worker} has drawn {tokens} tokens, and was asked for {asked} at most")
 
@@ -94,6 +92,10 @@ class Sense:
         return ""
 
 
+ANY = Sense()
+"""Of any engines."""
+
+
 def _misshapen(one: Finished) -> str:
     """What of it is not of its type, or no number or text at all."""
     if type(one.token_ids) is not tuple:
@@ -123,7 +125,9 @@ def verdicts_of(worker: int, found: Any) -> list[Verdict]:
     ):
         raise WorkerLost(f"judge worker {worker} answered {_short(found)}, which is no list of verdicts")
     faults = [(one, _wrong(one)) for one in found]
-    return [Verdict(one.candidate_id, one.judge, failure=Failure("nonsense", why)) if why else one for one, why in faults]
+    return [
+        Verdict(one.candidate_id, one.judge, failure=Failure("nonsense", why)) if why else one for one, why in faults
+    ]
 
 
 def _wrong(one: Verdict) -> str:

@@ -23,7 +23,7 @@ from erpo_ray.cluster.desk import Desk
 from erpo_ray.cluster.job import Job, Progress, Scoring
 from erpo_ray.cluster.ranks import loop, watch
 from erpo_ray.cluster.start import LOOK_S, Joined, machines
-from erpo_ray.cluster.vigil import HANGS, Hung, Limits, Vigil
+from erpo_ray.cluster.vigil import HANGS, LIMITS, Hung, Limits, Vigil
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault, RunFailed
 from erpo_ray.placement import Infeasible, elastic
@@ -54,7 +54,7 @@ class Trainers:
         judges: int,
         batches: Sequence[int],
         present: Callable[[], tuple[int, int]],
-        limits: Limits = Limits(),
+        limits: Limits = LIMITS,
     ) -> None:
         self._limits = limits
         self._cluster, self._joined = cluster, joined

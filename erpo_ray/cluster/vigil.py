@@ -38,6 +38,9 @@ class Limits:
     mute_s: float = MUTE_S
 
 
+LIMITS = Limits()
+
+
 class Hung(RunFailed):
     """A training stands still; the message says which ranks, and since when. `step` is the last that was done."""
 
@@ -96,8 +99,8 @@ class StepPace:
         if mute:
             silent = max(self._mute[rank] for rank in mute)
             return (
-                f"{_ranks(mute)} gave no sign for {silent:.0f} s {self._place(mute[0])}: stopped, or its machine is out "
-                "of reach"
+                f"{_ranks(mute)} gave no sign for {silent:.0f} s {self._place(mute[0])}: stopped, or its machine is "
+                "out of reach"
             )
         least = min(map(_at, self._signs.values()))
         behind = [rank for rank, sign in sorted(self._signs.items()) if _at(sign) == least]

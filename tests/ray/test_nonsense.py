@@ -122,7 +122,7 @@ REPLACED: dict[str, tuple[Callable[[list[Any], int], Any], str]] = {
     "prompt id that is none": (spoilt(prompt_id=None), "answered (None, 2), which names no sample"),
     "prompt id that is a list": (spoilt(prompt_id=["p1"]), "answered (['p1'], 2), which names no sample"),
     "sample that is true": (spoilt(sample=True), "answered ('p1', True), which names no sample"),
-    "another version": (spoilt(policy="w"), "names its samples 'w', after it was given another policy: v"),
+    "another version": (spoilt(policy="w"), "names its samples 'w', and was given policy v"),
     "no version": (spoilt(policy=None), "names its samples None"),
     "twice the same": (lambda news, at: [news[at], *news], "answered twice for the same"),
     "a text": (lambda news, at: "ok", "answered 'ok', which is no list of completions"),
@@ -166,7 +166,9 @@ def test_a_completion_that_cannot_be_is_left_out_by_name_and_those_beside_it_cou
     assert encode(bad) and ("judge", "p1:2") not in crew.log
     in_pairs, reasons = paired(asked, seen)
     assert in_pairs <= {item.token_ids for item in seen if isinstance(item, Candidate) and item.finish == "stop"}
-    assert reasons["p1:2"].startswith("not judged: not_sampled: the engine answered nonsense: ") and why in reasons["p1:2"]
+    assert (
+        reasons["p1:2"].startswith("not judged: not_sampled: the engine answered nonsense: ") and why in reasons["p1:2"]
+    )
 
 
 @pytest.mark.parametrize("kind", REPLACED)
@@ -184,11 +186,15 @@ def test_a_worker_of_whose_answer_nothing_can_be_believed_is_replaced(kind: str)
 def test_a_worker_that_answers_nothing_but_nonsense_is_replaced_and_then_stops_the_run() -> None:
     class Mad(Engine):
         def result(self, ticket: Any) -> Any:
-            return [replace(one, token_ids=(-1,)) if isinstance(one, Finished) else one for one in super().result(ticket)]
+            return [
+                replace(one, token_ids=(-1,)) if isinstance(one, Finished) else one for one in super().result(ticket)
+            ]
 
     crew, said = Mad(), list[str]()
     crew.speeds = [IN_A_ROW]
-    with pytest.raises(RunFailed, match="was lost 3 times in a row.*answered nonsense 8 times in a row: the engine ans"):
+    with pytest.raises(
+        RunFailed, match="was lost 3 times in a row.*answered nonsense 8 times in a row: the engine ans"
+    ):
         run(crew, requests(), sense=SENSE, note=said.append)
     assert crew.log.count(("replaced rollout", 0)) == 2
 

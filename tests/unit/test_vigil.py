@@ -159,20 +159,20 @@ def test_lines_of_ranks_are_said_once_and_older_signs_count_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signs, "BEAT_S", 0.01)
-    now, said = 0.0, list[str]()
-    monkeypatch.setattr(vigil.time, "monotonic", lambda: now)
+    clock, said = [0.0], list[str]()
+    monkeypatch.setattr(vigil.time, "monotonic", lambda: clock[0])
     with signs.left(tmp_path, 0, 2):
         signs.tell("of an earlier start")
     watch = Vigil(tmp_path, Limits(first_s=60.0), 0.0, said.append)
     watch.require(lambda: False)
     with signs.left(tmp_path, 0, 1):
         signs.tell("checkpoint-4 is passed over")
-    for now in (1.0, 2.0, 30.0, 60.0):
+    for clock[0] in (1.0, 2.0, 30.0, 60.0):
         watch.require(lambda: False)
     assert said == ["checkpoint-4 is passed over"]
-    now = 62.0
+    clock[0] = 62.0
     with pytest.raises(Hung, match="rank 0 gave no sign for 61 s at its start"):
         watch.require(lambda: False)
     watch.require(lambda: True)
-    now = 63.0
+    clock[0] = 63.0
     watch.require(lambda: False)
