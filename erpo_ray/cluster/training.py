@@ -120,10 +120,10 @@ class Trainers:
                     return group.do(job, vigil)
             except Hung as hung:
                 hangs, furthest = 1 if hung.step > furthest else hangs + 1, max(furthest, hung.step)
-                if hangs == HANGS or not group.kill():
+                if not group.kill() or hangs == HANGS:
                     raise RunFailed(
-                        f"training hung: {hung}; it was begun {hangs} times without a further step. Look at that "
-                        "worker's machine and start the same command again: it goes on from the last whole checkpoint"
+                        f"training hung {hangs} times without a further step, the last: {hung}. Look at that worker's "
+                        "machine and start the same command again: it goes on from the last whole checkpoint"
                     ) from hung
                 say(f"training hung, its workers were ended, others go on from the last whole checkpoint: {hung}")
 
