@@ -125,7 +125,7 @@ class Trainers:
                         f"training hung {hangs} times without a further step, the last: {hung}. Look at that worker's "
                         "machine and start the same command again: it goes on from the last whole checkpoint"
                     ) from hung
-                say(f"training hung, its workers were ended, others go on from the last whole checkpoint: {hung}")
+                say(f"training hung, its workers were ended and others take their place: {hung}")
 
     def score(self, rows: Scoring) -> bool:
         """Have these rows scored in the background, unless the workers have something to do already."""

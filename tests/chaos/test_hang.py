@@ -193,7 +193,7 @@ def test_a_training_rank_that_is_stopped_is_replaced_and_the_weights_are_those_o
     (pid,) = (int(path.suffix[1:]) for path in tmp_path.glob("armed.*"))
     said = capsys.readouterr().out
     found = re.search(
-        r"training hung, its workers were ended, others go on from the last whole checkpoint: rank 1 gave no sign for "
+        r"training hung, its workers were ended and others take their place: rank 1 gave no sign for "
         r"(\d+) s in step 4: stopped",
         said,
     )

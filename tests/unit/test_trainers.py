@@ -142,8 +142,7 @@ def test_a_training_that_hangs_is_begun_again_by_other_workers(tmp_path: Path, m
     assert hanging.train(tmp_path) == {"steps": 6.0}
     assert hanging.kills == len(hanging.said) == 4
     assert hanging.said[0] == (
-        "training hung, its workers were ended, others go on from the last whole checkpoint: "
-        "rank 1 gave no sign for 121 s"
+        "training hung, its workers were ended and others take their place: rank 1 gave no sign for 121 s"
     )
 
 
