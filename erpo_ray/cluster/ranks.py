@@ -28,8 +28,7 @@ def loop(config: dict[str, Any]) -> None:
 
     desk, context = config["desk"], ray_train.get_context()
     rank, ranks = context.get_world_rank(), context.get_world_size()
-    # Whoever ends a rank that hangs must not have to ask it.
-    ray.get(desk.enrol.remote(rank, ray.get_runtime_context().current_actor))
+    _enrol(desk, rank)
 
     # Imports take seconds: they are done while there is nothing else to do.
     from erpo_ray.train import dpo, reinforce, sft  # noqa: F401
@@ -51,6 +50,11 @@ def loop(config: dict[str, Any]) -> None:
         if first:
             ray.get(desk.finish.remote(metrics))
         number += 1
+
+
+def _enrol(desk: Any, rank: int) -> None:
+    """Whoever ends a rank that hangs must not have to ask it."""
+    ray.get(desk.enrol.remote(rank, ray.get_runtime_context().current_actor))
 
 
 def _begun(desk: Any) -> int:
