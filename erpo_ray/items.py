@@ -86,7 +86,7 @@ def usable(
         if verdict.candidate_id != candidate.id:
             reason = f"its verdict belongs to {verdict.candidate_id}"
         elif verdict.scores is None:
-            reason = f"not judged: {verdict.failure.cause if verdict.failure else 'no scores'}"
+            reason = f"not judged: {_cause(verdict)}"
         elif told := [note for note in verdict.notes if note.startswith(DISAGREEMENT)]:
             reason = f"the judges disagree: {'; '.join(note.removeprefix(f'{DISAGREEMENT}:') for note in told)}"
         elif max_tokens is not None and tokens > max_tokens:
@@ -101,6 +101,14 @@ def usable(
             continue
         left_out.append(LeftOut(candidate.id, reason))
     return list(items.values()), left_out
+
+
+def _cause(verdict: Verdict) -> str:
+    """Why it has no scores; what an engine gave up on, or answered in place of a completion, is told in its words."""
+    if not verdict.failure:
+        return "no scores"
+    cause, raw = verdict.failure.cause, verdict.failure.raw
+    return f"{cause}: {raw[:200]}" if cause in ("not_sampled", "nonsense") and raw else cause
 
 
 def alike(one: Item, other: Item) -> bool:

@@ -83,7 +83,7 @@ class RayBackend(PooledBackend):
             wanted,
             ahead.training.max_length,
             lambda rows: self._trainers.score(
-                Scoring(reference, rows, ahead.training, ahead.kept.resolve(), ahead.by_token)
+                Scoring(reference, rows, ahead.training, ahead.kept.resolve(), ahead.work.resolve(), ahead.by_token)
             ),
         )
 

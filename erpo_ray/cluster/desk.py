@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from erpo_ray.cluster.job import Job, Scoring
 from erpo_ray.usage import Usage, usage
@@ -23,7 +24,16 @@ class Desk:
         self._reached: dict[int, int] = {}
         self._results: list[dict[str, float]] = []
         self._held: dict[int, Usage] = {}
+        self._ranks: dict[int, Any] = {}
         self._news = asyncio.Condition()
+
+    async def enrol(self, rank: int, worker: Any) -> None:
+        """The worker of that rank, by which it can be ended."""
+        self._ranks[rank] = worker
+
+    async def ranks(self) -> list[Any]:
+        """The workers that are up, or were."""
+        return [*self._ranks.values()]
 
     async def leave(self, job: Task) -> None:
         """A job, or None when there will be no other."""

@@ -48,22 +48,24 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Scoring:
     """Rows whose completions (`by_token`: whose tokens) are scored under a reference into the folder `kept`, before
-    anyone knows which of them are trained on."""
+    anyone knows which of them are trained on. `work` is that of the training to come."""
 
     reference: Policy
     rows: tuple[Sequences, ...]
     training: Training
     kept: Path
+    work: Path
     by_token: bool = False
 
 
 def train(job: Job, rows: Iterable[Any], report: Progress | None) -> dict[str, float]:
     """Train on the rows, write a model directory into `job.out`, return metrics. Leaves its memory to others."""
-    from erpo_ray.train import canary, fit, models
+    from erpo_ray.train import canary, fit, models, signs
 
     metrics = _train(job, list(rows), report)
     models.release()
     if job.canary and fit.workers()[0] == 0:
+        signs.mark("save")
         canary.sign(job.out, *job.canary)
         models.release()
     return metrics

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from erpo_ray.cluster.pace import Pace
 from erpo_ray.cluster.protocol import Crew, Drawn, Item, WorkerLost
+from erpo_ray.cluster.sense import ANY, IN_A_ROW, Sense, tokens_of, verdicts_of
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import RunFailed
 from erpo_ray.types import Candidate, Failure, Prompt, Request, Verdict
@@ -47,7 +48,8 @@ class Pool:
     earlier start that still want a verdict. `candidate_id` names a sample. Workers in `absent` have yet to come up, as
     have those that take the place of lost ones: they get samples when they are there. So do judges, each of which is
     asked first whether it is up: its node may be gone. `note` hears of each loss.
-    `asks`: engines ask others between two tokens, and may wait for them as long as any call may take.
+    `asks`: engines ask others between two tokens, and may wait for them as long as any call may take. What they answer
+    is believed as far as `sense` finds it possible.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Pool:
         absent: Collection[int] = (),
         note: Callable[[str], None] = lambda line: None,
         asks: bool = False,
+        sense: Sense = ANY,
     ) -> None:
         self._crew, self._name, self._clock, self._note = crew, candidate_id, clock, note
         self._absent = absent
@@ -75,7 +78,9 @@ class Pool:
         self._losses: Counter[tuple[str, int]] = Counter()
         self._down: set[int] = set()
         self._pace = Pace(crew.rollout_workers)
-        self._asks = asks
+        self._asks, self._sense = asks, sense
+        self._asked: Counter[int] = Counter()
+        self._nonsense: Counter[int] = Counter()
 
     def run(self) -> Iterator[Candidate | Verdict]:
         """Until every request has a candidate and every candidate a verdict."""
@@ -118,9 +123,10 @@ class Pool:
         del self._calls[ticket]
         held = self._held[call.worker]
         try:
-            news: list[Finished | Drawn] = self._result(call, ticket)
+            news = self._sense.news(call.worker, self._result(call, ticket))
             finished = [one for one in news if isinstance(one, Finished)]
             _require_asked(call, [(one.prompt_id, one.sample) for one in finished], held)
+            finished = [self._sound(call.worker, one, held[one.prompt_id, one.sample]) for one in finished]
             if held:
                 self._got_on(call.worker, news)
         except WorkerLost as error:
@@ -138,6 +144,7 @@ class Pool:
             held.clear()
             self._crew.replace_rollout(call.worker)
             self._down.remove(call.worker)
+            del self._asked[call.worker], self._nonsense[call.worker]
             self._pace.replaced(call.worker, self._clock())
             self._await(call.worker)
             self._wake()
@@ -160,7 +167,7 @@ class Pool:
         del self._calls[ticket]
         items, self._judging[call.worker] = self._judging[call.worker], []
         try:
-            verdicts: list[Verdict] = self._result(call, ticket)
+            verdicts = verdicts_of(call.worker, self._result(call, ticket))
             told = [verdict.candidate_id for verdict in verdicts]
             _require_asked(call, told, asked := {candidate.id for _, candidate in items})
             if len(told) < len(asked):
@@ -191,6 +198,7 @@ class Pool:
         while not full and (room := self._room - len(held)) > 0 and (request := self._next(room)):
             held.update({(request.prompt.id, sample): request for sample in request.samples})
             new.append(request)
+        self._asked[worker] += tokens_of(new)
         if held:
             self._call("rollout", worker, self._crew.advance(worker, new))
 
@@ -244,9 +252,18 @@ class Pool:
         """WorkerLost when the worker answers, but has drawn no token for too long."""
         now = self._clock()
         tokens = next((one.tokens for one in news if isinstance(one, Drawn)), None)
+        self._sense.require_end(worker, tokens or 0, self._asked[worker])
         self._pace.told(worker, tokens, any(isinstance(one, Finished) for one in news), now)
         if not self._asks and (seconds := self._pace.stands(worker, now)):
             raise WorkerLost(f"rollout worker {worker} answers, but has drawn no token for {seconds:.0f} s")
+
+    def _sound(self, worker: int, one: Finished, request: Request) -> Finished:
+        """As `sense` finds it. WorkerLost when it is one too many of this worker that cannot be."""
+        found = self._sense.sound(one, request)
+        self._nonsense[worker] = self._nonsense[worker] + 1 if found is not one else 0
+        if self._nonsense[worker] >= IN_A_ROW:
+            raise WorkerLost(f"rollout worker {worker} answered nonsense {IN_A_ROW} times in a row: {found.error}")
+        return found
 
     def _lost(self, call: _Call, error: WorkerLost, next_: str) -> None:
         """Tell of it; RunFailed when it was one too many. Losses that no worker can be blamed for count for nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from erpo_ray.cluster import canary
 from erpo_ray.cluster.job import Job, Progress
 from erpo_ray.cluster.pool import Pool
 from erpo_ray.cluster.protocol import Crew, Item
+from erpo_ray.cluster.sense import ANY, Sense
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines.renderer import Renderer
@@ -62,6 +64,7 @@ class PooledBackend(ABC):
         self._renewed = False
         # Of the first policy. The later ones have its vocabulary, and a canary is compared with the one before it.
         self._tokens: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        self._sense = ANY
 
     def policy(self, path: Path) -> Policy:
         """The policy in a model directory."""
@@ -75,12 +78,16 @@ class PooledBackend(ABC):
         if self._tokens is None:
             renderer = Renderer(policy.path)
             self._tokens = renderer.render(canary.PROMPT), renderer.encode_completion(canary.COMPLETION)
+            vocabulary = json.loads((policy.path / "config.json").read_text()).get("vocab_size", 0)
+            plain = self._config.evaluate.decode.name == "plain"
+            self._sense = Sense(None, vocabulary, renderer.stop_ids, renderer.decode, exact=plain)
         tokens = self._tokens
         proof = proof_of(policy, *tokens)
         computed = (lambda: proof.logprobs) if proof else self._crew.trainer_logprobs(policy, *tokens)
         self._crew.serve(policy)
         engines, trainer = self._crew.served(*tokens), computed()
         tolerance = self._config.cluster.canary_tolerance
+        self._sense = replace(self._sense, policy=policy)
         proofs = [canary.prove(policy, engine, trainer, self._proved, tolerance) for engine in engines]
         self._proved, self._renewed = proofs[0], False
 
@@ -95,7 +102,10 @@ class PooledBackend(ABC):
         # Where nothing is to be drawn, as when the judge is proved, nobody waits for engines that start.
         absent = self._crew.begin(seed_of(self._config.seed, *first, left)) if wanted else ()
         in_flight, asks = self._config.cluster.in_flight, self._config.evaluate.decode.name in SEARCHES
-        return Pool(self._crew, wanted, unjudged, name, in_flight, absent=absent, note=say, asks=asks).run()
+        pool = Pool(
+            self._crew, wanted, unjudged, name, in_flight, absent=absent, note=say, asks=asks, sense=self._sense
+        )
+        return pool.run()
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
         """Train on the examples file; a model directory appears in `out`. `work` keeps checkpoints over crashes."""

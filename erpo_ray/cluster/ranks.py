@@ -14,6 +14,7 @@ import ray
 from erpo_ray.cluster import data
 from erpo_ray.cluster.desk import Task
 from erpo_ray.cluster.job import Progress, Scoring, train
+from erpo_ray.train import signs
 from erpo_ray.usage import usage
 
 _PROGRESS_FILE = "progress.json"
@@ -25,27 +26,35 @@ def loop(config: dict[str, Any]) -> None:
     from ray import train as ray_train
     from ray.train.collective import broadcast_from_rank_zero
 
+    desk, context = config["desk"], ray_train.get_context()
+    rank, ranks = context.get_world_rank(), context.get_world_size()
+    _enrol(desk, rank)
+
     # Imports take seconds: they are done while there is nothing else to do.
     from erpo_ray.train import dpo, reinforce, sft  # noqa: F401
     from erpo_ray.train.reference import Referee
 
-    desk, context = config["desk"], ray_train.get_context()
-    rank, ranks = context.get_world_rank(), context.get_world_size()
     first = rank == 0
     referee = Referee()
     # Ray Train starts workers of a preempted node again: what is done stays done.
     number = broadcast_from_rank_zero(_begun(desk) if first else 0)
     while (job := _taken(desk, number, rank, ranks)) is not None:
-        if isinstance(job, Scoring):
-            metrics = referee.score(job.reference, job.rows, job.training, job.kept, job.by_token)
-        else:
-            referee.rest()
-            report = _reporter(job.work / _PROGRESS_FILE) if first else None
-            metrics = train(job, data.rows(job.rows, job.kind), report)
+        with signs.left(job.work, rank, ranks):
+            if isinstance(job, Scoring):
+                metrics = referee.score(job.reference, job.rows, job.training, job.kept, job.by_token)
+            else:
+                referee.rest()
+                report = _reporter(job.work / _PROGRESS_FILE) if first else None
+                metrics = train(job, data.rows(job.rows, job.kind), report)
         ray.get(desk.hold.remote(rank, usage()))
         if first:
             ray.get(desk.finish.remote(metrics))
         number += 1
+
+
+def _enrol(desk: Any, rank: int) -> None:
+    """Whoever ends a rank that hangs must not have to ask it."""
+    ray.get(desk.enrol.remote(rank, ray.get_runtime_context().current_actor))
 
 
 def _begun(desk: Any) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from erpo_ray.cluster.crew import ANSWER_S, TRAIN_SHARE, answered
@@ -22,6 +23,7 @@ from erpo_ray.cluster.desk import Desk
 from erpo_ray.cluster.job import Job, Progress, Scoring
 from erpo_ray.cluster.ranks import loop, watch
 from erpo_ray.cluster.start import LOOK_S, Joined, machines
+from erpo_ray.cluster.vigil import HANGS, LIMITS, Hung, Limits, Vigil
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault, RunFailed
 from erpo_ray.placement import Infeasible, elastic
@@ -32,6 +34,8 @@ _POLL_S = 1.0
 _LAST_LINES = 3
 _PARTING_S = 20.0
 """Seconds that idle workers have to end by themselves."""
+_PING_S, _KILLED_S = 5.0, 60.0
+"""Seconds in which a worker that is gone is known to be, and in which Ray Train finds those gone that were killed."""
 _STARTS, _START_S = 5, 60.0
 """Times that a group's workers may fail to start, those of preempted nodes among them, and seconds that Ray Train gives
 them each time. `cluster.wait_s` gives them more."""
@@ -50,7 +54,9 @@ class Trainers:
         judges: int,
         batches: Sequence[int],
         present: Callable[[], tuple[int, int]],
+        limits: Limits = LIMITS,
     ) -> None:
+        self._limits = limits
         self._cluster, self._joined = cluster, joined
         self._judges, self._batches, self._present = judges, batches, present
         self._group: _Group | None = None
@@ -101,10 +107,25 @@ class Trainers:
 
     def train(self, job: Job, progress: Progress) -> dict[str, float]:
         """Train and return the metrics of rank 0. RunFailed with the cause's last lines when a worker fails,
-        EnvironmentFault when there is no room for them or they do not start."""
-        group = self.start(job.work)
-        with watch(job.work, progress):
-            return group.do(job)
+        EnvironmentFault when there is no room for them or they do not start.
+
+        Workers that hang are ended, and others go on from the last whole checkpoint. RunFailed when that is in vain.
+        """
+        # Room is waited for, and then the start of the workers.
+        waits_s, hangs, furthest = 2 * self._cluster.wait_s, 0, 0
+        while True:
+            group, vigil = self.start(job.work), Vigil(job.work, self._limits, waits_s, say)
+            try:
+                with watch(job.work, progress):
+                    return group.do(job, vigil)
+            except Hung as hung:
+                hangs, furthest = 1 if hung.step > furthest else hangs + 1, max(furthest, hung.step)
+                if not group.kill() or hangs == HANGS:
+                    raise RunFailed(
+                        f"training hung {hangs} times without a further step, the last: {hung}. Look at that worker's "
+                        "machine and start the same command again: it goes on from the last whole checkpoint"
+                    ) from hung
+                say(f"training hung, its workers were ended and others take their place: {hung}")
 
     def score(self, rows: Scoring) -> bool:
         """Have these rows scored in the background, unless the workers have something to do already."""
@@ -171,7 +192,8 @@ class _Group:
     def ended(self) -> bool:
         return self._fit.done()
 
-    def do(self, job: Job) -> dict[str, float]:
+    def do(self, job: Job, vigil: Vigil) -> dict[str, float]:
+        """Its metrics. Hung when the vigil finds that it stands still."""
         result, self._busy = self._leave(job), True
         self._free.clear()
         try:
@@ -180,10 +202,24 @@ class _Group:
                     self._fit.result()
                 if self._parting.is_set():
                     raise RunFailed("the run ended in the middle of a training")
+                vigil.require(self._replaced)
             self._busy = False
             return ray.get(result)
         finally:
             self._free.set()
+
+    def kill(self) -> bool:
+        """End the workers, stopped ones too; whether Ray Train has found them gone."""
+        for worker in ray.get(self._desk.ranks.remote()):
+            ray.kill(worker)
+        self._thread.join(_KILLED_S)
+        return self.ended
+
+    def _replaced(self) -> bool:
+        """Whether all workers that were up are gone, so that Ray Train starts others or ends."""
+        pings = [worker.__ray_ready__.remote() for worker in ray.get(self._desk.ranks.remote())]
+        ended = ray.wait(pings, num_returns=len(pings), timeout=_PING_S)[0] if pings else []
+        return bool(pings) and len(ended) == len(pings) and all(map(_lost, ended))
 
     def score(self, rows: Scoring) -> bool:
         if self._scored is not None and not ray.wait([self._scored], timeout=0)[0]:
@@ -232,6 +268,14 @@ def _fit(trainer: Any) -> None:
         cause = str(failures[min(failures)]) if failures else str(error)
         lines = [line.strip() for line in cause.splitlines() if line.strip()]
         raise RunFailed(f"training failed: {' | '.join(lines[-_LAST_LINES:])}") from error
+
+
+def _lost(ping: Any) -> bool:
+    try:
+        ray.get(ping)
+    except RayActorError:
+        return True
+    return False
 
 
 def _resources(cluster: Cluster, joined: Joined) -> dict[str, float]:

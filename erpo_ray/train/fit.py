@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -23,12 +23,13 @@ from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.objectives import Training
 from erpo_ray.rundir.failpoints import failpoint
 from erpo_ray.telemetry import STEPS, Step, step
-from erpo_ray.train import checkpoints, models
+from erpo_ray.train import checkpoints, models, signs
 from erpo_ray.train.forward import completion_logits, per_token, summed
 from erpo_ray.train.packed import Batch
 from erpo_ray.train.rows import Order, Sequences, micro_batch
 from erpo_ray.types import encode, seed_of
 
+T = TypeVar("T")
 Report = Callable[[int, int, dict[str, float]], None]
 
 
@@ -37,6 +38,15 @@ def workers() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+def of_first(read: Callable[[], T]) -> T:
+    """What rank 0 reads, for all: two ranks that read for themselves could disagree on what is there."""
+    rank, world = workers()
+    told: list[Any] = [read() if rank == 0 else None]
+    if world > 1:
+        torch.distributed.broadcast_object_list(told, src=0)
+    return told[0]
 
 
 def able(training: Training) -> Training:
@@ -138,6 +148,7 @@ class TokenExact(Trainer):
             # accelerate's wrapper copies the logits of the whole batch to float32: it goes, in place.
             bare = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             model = bare if self.accelerator.num_processes == 1 else model
+        signs.mark("step", self.state.global_step)
         failpoint(f"forward:rank{self.args.process_index}")
         with self.accelerator.autocast():
             return completion_logits(model, batch)
@@ -164,10 +175,12 @@ class TokenExact(Trainer):
         return self.order
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        signs.mark("save", self.state.global_step)
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             checkpoints.seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", self.fingerprint)
+        signs.mark("step", self.state.global_step)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_world_process_zero():
@@ -195,6 +208,9 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.steps.write_bytes(b"".join(map(_line, _steps(state.log_history))))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        signs.mark("step", state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
@@ -236,7 +252,8 @@ def run(trainer: TokenExact, work: Path | None, training: Training, report: Repo
         raise UsageError("fit.shard splits a model over GPUs, and these training workers have none; set it to false")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Watch(training.learning_rate, Path(str(trainer.args.output_dir)) / STEPS, report))
-    resume = checkpoints.latest(work, trainer.fingerprint)
+    # The ranks could find different ones on a disk that they share.
+    resume = of_first(lambda: checkpoints.latest(work, trainer.fingerprint, signs.tell))
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.perf_counter() - start
@@ -256,6 +273,7 @@ def finish(trainer: TokenExact, source: Path, out: Path, start: str) -> None:
     `start`: the version that was trained. The chances of rounding follow from it alone, so that trainings that come to
     the same, in other micro-batches or sharded, are saved the same.
     """
+    signs.mark("save", trainer.state.global_step)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:
         weights = trainer.accelerator.get_state_dict(model)

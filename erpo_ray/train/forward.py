@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from erpo_ray.train import flex, packed
+from erpo_ray.train import flex, packed, signs
 from erpo_ray.train.losses import target_logps
 from erpo_ray.train.packed import Batch, Row
 from erpo_ray.train.rows import Sequences
@@ -124,6 +124,7 @@ def _scored(
     by_context = sorted(range(len(rows)), key=lambda i: (rows[i].longest, rows[i].context, i))
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for at in range(0, len(rows), batch_size):
+            signs.mark("score")
             indices = by_context[at : at + batch_size]
             parts = [(rows[i].context, completion) for i in indices for completion in rows[i].completions]
             batch: Any = send_to_device(collate(parts), device)

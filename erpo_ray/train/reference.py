@@ -44,7 +44,7 @@ def _scored(
 ) -> list[tuple[Any, ...]]:
     keys = [[kept.key(version, training.bf16, row.context, each, by_token) for each in row.completions] for row in rows]
     tokens = {name: len(each) for names, row in zip(keys, rows, strict=True) for name, each in _named(names, row)}
-    known: dict[str, Any] = _of_first(lambda: kept.read(kept.file(folder, version), tokens)) if folder else {}
+    known: dict[str, Any] = fit.of_first(lambda: kept.read(kept.file(folder, version), tokens)) if folder else {}
     asked: list[tuple[list[str], Sequences]] = []
     claimed = set(known)
     for names, row in zip(keys, rows, strict=True):
@@ -112,12 +112,3 @@ def _shared(
         shares = [None] * world
         torch.distributed.all_gather_object(shares, share)
     return [shares[at % world][at // world] for at in range(len(rows))]
-
-
-def _of_first(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What rank 0 reads. Two ranks that read for themselves could disagree on what is there."""
-    rank, world = fit.workers()
-    told: list[Any] = [read() if rank == 0 else None]
-    if world > 1:
-        torch.distributed.broadcast_object_list(told, src=0)
-    return told[0]

@@ -19,7 +19,7 @@ from erpo_ray.types import UNREADABLE, Policy, decode, encode
 PROOF = "canary.json"
 """Beside the weights: the `Proof` of whoever trained them."""
 
-_READERS = 8
+READERS = 8
 """Files hashed at once."""
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5"}
 
@@ -33,13 +33,14 @@ def version(policy_dir: Path) -> str:
     if not files:
         raise UsageError(f"{policy_dir}: no *.safetensors file; convert the model with `save_pretrained` first")
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(_READERS) as pool:
-        for each in pool.map(_sha256, files):
+    with ThreadPoolExecutor(READERS) as pool:
+        for each in pool.map(sha256, files):
             digest.update(each)
     return digest.hexdigest()[:16]
 
 
-def _sha256(file: Path) -> bytes:
+def sha256(file: Path) -> bytes:
+    """Of the file, not held in memory."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 

@@ -1,8 +1,10 @@
-"""A rollout actor that is stopped, and goes on when another has its place: found by its tokens, on real Ray."""
+"""On real Ray: a rollout actor that is stopped, and goes on when another has its place, found by its tokens; a training
+rank that is stopped, found by the signs that it leaves."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -12,26 +14,39 @@ from pathlib import Path
 
 import pytest
 import ray
+import stopping_rank
+import tiny
 from fakes import Rote
 from test_loop import CONFIG, run
 from typists import Crewed, RoteJudge, TypistWorker
 
 from erpo_ray import rules
-from erpo_ray.cluster import crew
+from erpo_ray.cluster import crew, training
 from erpo_ray.cluster.crew import RayCrew
+from erpo_ray.cluster.job import Job
 from erpo_ray.cluster.pace import STALL_S
 from erpo_ray.cluster.start import join, leave
-from erpo_ray.types import Policy
+from erpo_ray.cluster.training import Trainers
+from erpo_ray.cluster.vigil import Limits
+from erpo_ray.objectives import Objective, Training
+from erpo_ray.rundir.lines import artefact, plain_rows
+from erpo_ray.telemetry import STEPS, Step
+from erpo_ray.types import Policy, encode
 
 STOPPED_AT = 150
 """Samples that are there when an actor is stopped: in the first round of preference."""
 
 
 @pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCrew]:
+def inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies beside these tests can be imported by actors."""
     tests = Path(__file__).parents[1]
-    inherited = [tests / "chaos", tests / "unit", tests.parent, os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, inherited)))
+    places = [tests / "chaos", tests / "unit", tests.parent, os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch, inherited: None) -> Iterator[RayCrew]:
     monkeypatch.setattr(crew, "RolloutWorker", TypistWorker)
     monkeypatch.setattr(crew, "JudgeWorker", RoteJudge)
     cluster = CONFIG.cluster.model_copy(update={"rollout_workers": 2, "in_flight": 8})
@@ -128,4 +143,65 @@ def test_a_stopped_actor_is_replaced_and_what_it_says_later_counts_for_nothing(
     promise(
         f"SIGSTOP of an actor on Ray: faults 1  lost 0  doubled 0  pairs equal yes  found by its tokens after "
         f"{stop.detected_s:.1f} s  run {wall:.0f} s"
+    )
+
+
+STILL_S, MUTE_S = 10.0, 5.0
+"""Seconds that a step may take here, and those without a beat of a process that is stopped."""
+TRAINING = Training(
+    learning_rate=1e-2, epochs=3, batch_size=8, micro_batch_size=2, max_length=64, bf16=False, save_steps=2
+)
+"""Six steps, a checkpoint behind each second one."""
+
+
+def test_a_training_rank_that_is_stopped_is_replaced_and_the_weights_are_those_of_an_undisturbed_training(
+    tmp_path: Path,
+    inherited: None,
+    monkeypatch: pytest.MonkeyPatch,
+    promise: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    armed = tmp_path / "armed"
+    monkeypatch.setenv(stopping_rank.ARMED, str(armed))
+    monkeypatch.setattr(training, "loop", stopping_rank.loop)
+    policy, rows = tiny.policy(tmp_path / "policy"), tmp_path / "pairs.jsonl"
+    rows.write_bytes(artefact([encode(pair) for pair in tiny.pairs(16)]))
+    cluster = CONFIG.cluster.model_copy(update={"train_workers": 2})
+
+    def train(name: str) -> bytes:
+        out, work = tmp_path / name / "out", tmp_path / name / "work"
+        for path in (out, work):
+            path.mkdir(parents=True)
+        more = policy, Objective(beta=0.1, nll=0.1), tmp_path / name / "kept"
+        trainers.train(Job(policy, rows, TRAINING, out, work, *more), lambda *_: None)
+        assert [row.step for row in plain_rows(work / STEPS, Step)] == [1, 2, 3, 4, 5, 6]
+        return (out / "model.safetensors").read_bytes()
+
+    joined = join(cluster)
+    limits = Limits(step_s=STILL_S, first_s=400.0, mute_s=MUTE_S)
+    trainers = Trainers(cluster, joined, 0, (8,), lambda: (0, 0), limits)
+    try:
+        whole = train("whole")
+        armed.touch()
+        begun, group = time.monotonic(), trainers._group
+        stopped = train("stopped")
+        wall = time.monotonic() - begun
+        assert trainers._group is not group
+        trainers.close()
+    finally:
+        leave(joined)
+    (pid,) = (int(path.suffix[1:]) for path in tmp_path.glob("armed.*"))
+    said = capsys.readouterr().out
+    found = re.search(
+        r"training hung, its workers were ended and others take their place: rank 1 gave no sign for "
+        r"(\d+) s in step 4: stopped",
+        said,
+    )
+    assert found and said.count("hung") == 1, said
+    assert MUTE_S < int(found[1]) < 3 * STILL_S
+    assert not Path(f"/proc/{pid}").exists()
+    assert stopped == whole
+    promise(
+        f"SIGSTOP of rank 1 of two in step 4 of 6, a step may take {STILL_S:.0f} s: faults 1  named after {found[1]} s "
+        f"of silence  redone 1 step  weights equal yes  training {wall:.0f} s with a new worker group"
     )

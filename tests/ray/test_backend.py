@@ -441,6 +441,7 @@ def test_workers_of_a_preempted_node_go_on_with_the_job_in_hand(monkeypatch: pyt
     taken: list[int] = []
     desk = Desk()
     desk._results = [{}, {}]
+    monkeypatch.setattr(ranks, "_enrol", lambda desk, rank: None)
     monkeypatch.setattr(ranks, "_begun", lambda desk: asyncio.run(desk.begin()))
     monkeypatch.setattr(ranks, "_taken", lambda desk, number, rank, ranks: taken.append(number))
     context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)

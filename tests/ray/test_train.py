@@ -349,7 +349,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(policy: Path, tmp_p
     work = tmp_path / "work"
     with pytest.raises(Killed):
         train("out", work, kill_at_five)
-    assert [path.name for path in work.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert sorted(path.name for path in work.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
     assert [row.step for row in plain_rows(work / STEPS, Step)] == [1, 2, 3, 4, 5]
     found = train("out", work, lambda step, *_: steps.append(step))
     assert steps == [5, 6]
@@ -362,12 +362,20 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(policy: Path, tmp_p
     assert same(tmp_path / "whole", tmp_path / "out")
 
 
-def test_a_checkpoint_without_its_marker_is_not_continued(policy: Path, tmp_path: Path) -> None:
-    training, steps = replace(PLAIN, epochs=2, save_steps=2), []
-    imitate(policy, tiny.examples(16), training, tmp_path / "out", tmp_path / "work")
-    (tmp_path / "work/checkpoint-4" / checkpoints.MARKER).unlink()
-    imitate(policy, tiny.examples(16), training, tmp_path / "out", tmp_path / "work", lambda at, *_: steps.append(at))
-    assert steps == [1, 2, 3, 4]
+@pytest.mark.parametrize("name", [checkpoints.MARKER, "optimizer.pt", "model.safetensors"])
+def test_training_goes_on_from_the_checkpoint_before_one_that_is_damaged(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    training, steps, work = replace(PLAIN, epochs=2, save_steps=2), [], tmp_path / "work"
+    imitate(policy, tiny.examples(16), training, tmp_path / "whole", work)
+    spoilt = bytearray((work / "checkpoint-4" / name).read_bytes())
+    spoilt[len(spoilt) // 2] ^= 1
+    (work / "checkpoint-4" / name).write_bytes(spoilt)
+    imitate(policy, tiny.examples(16), training, tmp_path / "out", work, lambda at, *_: steps.append(at))
+    assert steps == [3, 4] and same(tmp_path / "whole", tmp_path / "out")
+    assert f"{work}/checkpoint-4 is passed over: " in capsys.readouterr().out
+    fingerprint = json.loads((work / "checkpoint-4" / checkpoints.MARKER).read_text())["fingerprint"]
+    assert checkpoints.latest(work, fingerprint) == work / "checkpoint-4"
 
 
 def test_divergence_names_the_learning_rate(policy: Path, tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,18 +18,82 @@ from erpo_ray.train.weights import dress, version
 
 def checkpoint(work: Path, step: int) -> Path:
     path = work / f"checkpoint-{step}"
-    path.mkdir(parents=True)
-    (path / "model.safetensors").write_bytes(b"x" * step)
+    (path / "shards").mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"x" * 100 * step)
+    (path / "shards/optimizer.bin").write_bytes(bytes(range(100)) * step)
+    (path / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
     return path
 
 
-def test_the_furthest_whole_checkpoint_is_chosen(tmp_path: Path) -> None:
+def test_the_furthest_whole_checkpoint_is_chosen_and_the_one_before_it_kept(tmp_path: Path) -> None:
+    seal(checkpoint(tmp_path, 8), "f")
     seal(checkpoint(tmp_path, 9), "f")
-    later = checkpoint(tmp_path, 10)
-    assert latest(tmp_path, "f") == tmp_path / "checkpoint-9"
+    later, said = checkpoint(tmp_path, 10), list[str]()
+    assert latest(tmp_path, "f", said.append) == tmp_path / "checkpoint-9"
+    assert said == [f"{later} is passed over: it has no marker that can be read, so it was not finished"]
+    checkpoint(tmp_path, 11)
     seal(later, "f")
     assert latest(tmp_path, "f") == later
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+
+
+def test_one_of_other_rows_is_not_kept_as_the_one_before(tmp_path: Path) -> None:
+    seal(checkpoint(tmp_path, 8), "f")
+    seal(checkpoint(tmp_path, 9), "g")
+    checkpoint(tmp_path, 10)
+    seal(checkpoint(tmp_path, 11), "f")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-11"]
+
+
+RNG = random.Random(0)
+
+
+def flip(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[RNG.randrange(len(whole))] ^= 1 << RNG.randrange(8)
+    path.write_bytes(whole)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, RNG.randrange(path.stat().st_size))
+
+
+def double(path: Path) -> None:
+    path.write_bytes(path.read_bytes() * 2)
+
+
+SIZE = "bytes, and was saved with"
+DAMAGES = ((flip, "has another sha256"), (cut, SIZE), (double, SIZE), (Path.unlink, "is missing"))
+"""Each damage of a file, and what is said of it."""
+FILES = ("model.safetensors", "shards/optimizer.bin", "trainer_state.json", MARKER)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path: Path) -> None:
+    """As a crash or a disk may spoil a file after it was sealed: ten times each damage of each file."""
+    seal(checkpoint(tmp_path, 4), "f")
+    seal(last := checkpoint(tmp_path, 6), "f")
+    shutil.copytree(last, whole := tmp_path / "whole")
+    tried = chosen = told = 0
+    for name, (spoil, why), _ in itertools.product(FILES, DAMAGES, range(10)):
+        shutil.rmtree(last)
+        shutil.copytree(whole, last)
+        spoil(last / name)
+        said: list[str] = []
+        chosen += latest(tmp_path, "f", said.append) != tmp_path / "checkpoint-4"
+        # A marker that spells another run is passed over as a stranger's, without a word.
+        told += name == MARKER or (len(said) == 1 and f"{last} is passed over: {name} " in said[0] and why in said[0])
+        tried += 1
+    assert (tried, chosen, told) == (160, 0, 160)
+
+
+def test_a_checkpoint_that_was_half_written_over_is_passed_over(tmp_path: Path) -> None:
+    """A crash while a checkpoint is saved once more: the marker of the first is still there."""
+    seal(checkpoint(tmp_path, 2), "f")
+    seal(checkpoint(tmp_path, 4), "f")
+    (tmp_path / "checkpoint-4/model.safetensors").write_bytes(b"y" * 400)
+    assert latest(tmp_path, "f") == tmp_path / "checkpoint-2"
+    seal(tmp_path / "checkpoint-4", "f")
+    assert latest(tmp_path, "f") == tmp_path / "checkpoint-4"
 
 
 def test_a_half_written_one_is_never_chosen(tmp_path: Path) -> None:

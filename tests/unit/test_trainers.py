@@ -1,16 +1,19 @@
-"""Trainers that find no room, and the desk where the driver leaves their jobs."""
+"""Trainers that find no room or hang, and the desk where the driver leaves their jobs."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from erpo_ray.cluster import training
 from erpo_ray.cluster.desk import Desk
+from erpo_ray.cluster.job import Job
 from erpo_ray.cluster.start import Joined
 from erpo_ray.cluster.training import Trainers
+from erpo_ray.cluster.vigil import Hung, Vigil
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault, RunFailed
 from erpo_ray.placement import Node
@@ -109,3 +112,52 @@ async def _jobs() -> None:
 
 def test_a_job_is_kept_until_all_ranks_are_done_with_it() -> None:
     asyncio.run(_jobs())
+
+
+class Hanging:
+    """Worker groups, one after another, that hang once this step is done; None: it ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *steps: int | None, killed: bool = True) -> None:
+        self.steps, self.killed, self.kills, self.said = list(steps), killed, 0, list[str]()
+        monkeypatch.setattr(Trainers, "start", lambda trainers, storage: self)
+        monkeypatch.setattr(training, "say", self.said.append)
+
+    def do(self, job: Job, vigil: Vigil) -> dict[str, float]:
+        step = self.steps.pop(0)
+        if step is not None:
+            raise Hung("rank 1 gave no sign for 121 s", step)
+        return {"steps": 6.0}
+
+    def kill(self) -> bool:
+        self.kills += 1
+        return self.killed
+
+    def train(self, work: Path) -> dict[str, float]:
+        trainers = Trainers(OWN, Joined(True, 4, 8.0, None, False), 0, (16,), lambda: (2, 1))
+        return trainers.train(Job(work, work, Any, work, work), lambda *_: None)  # type: ignore[arg-type]
+
+
+def test_a_training_that_hangs_is_begun_again_by_other_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = Hanging(monkeypatch, 2, 2, 4, 4, None)
+    assert hanging.train(tmp_path) == {"steps": 6.0}
+    assert hanging.kills == len(hanging.said) == 4
+    assert hanging.said[0] == (
+        "training hung, its workers were ended and others take their place: rank 1 gave no sign for 121 s"
+    )
+
+
+def test_a_training_that_hangs_again_and_again_at_a_step_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = Hanging(monkeypatch, 0, 2, 1, 2)
+    with pytest.raises(
+        RunFailed, match="training hung 3 times without a further step, the last: rank 1 gave no sign for 121 s"
+    ):
+        hanging.train(tmp_path)
+    assert (hanging.kills, hanging.steps) == (4, [])
+
+
+def test_workers_that_cannot_be_ended_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = Hanging(monkeypatch, 2, killed=False)
+    with pytest.raises(RunFailed, match="training hung 1 times .*start the same command again"):
+        hanging.train(tmp_path)
