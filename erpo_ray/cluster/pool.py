@@ -48,6 +48,7 @@ class Pool:
     have those that take the place of lost ones: they get samples when they are there. So do judges, each of which is
     asked first whether it is up: its node may be gone. `note` hears of each loss.
     `asks`: engines ask others between two tokens, and may wait for them as long as any call may take.
+    Once `stop` says so nothing more is asked of engines; the pass ends when what they hold is drawn and judged.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Pool:
         absent: Collection[int] = (),
         note: Callable[[str], None] = lambda line: None,
         asks: bool = False,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._crew, self._name, self._clock, self._note = crew, candidate_id, clock, note
         self._absent = absent
@@ -75,10 +77,10 @@ class Pool:
         self._losses: Counter[tuple[str, int]] = Counter()
         self._down: set[int] = set()
         self._pace = Pace(crew.rollout_workers)
-        self._asks = asks
+        self._asks, self._stop = asks, stop
 
     def run(self) -> Iterator[Candidate | Verdict]:
-        """Until every request has a candidate and every candidate a verdict."""
+        """Until every request has a candidate, or it is to stop, and every candidate a verdict."""
         for worker in range(self._crew.rollout_workers):
             if worker in self._absent:
                 self._await(worker)
@@ -103,6 +105,8 @@ class Pool:
         """Something is being drawn or judged, or waits to be. A worker that has yet to come up is no work by itself."""
         if any(self._judging) or any(self._held):
             return True
+        if self._stop():
+            return bool(self._unjudged and self._calls)
         if not self._again and (request := next(self._source, None)):
             self._again.append(request)
         return bool((self._again or self._unjudged) and self._calls)
@@ -207,6 +211,8 @@ class Pool:
 
     def _next(self, room: int) -> Request | None:
         """The next request, cut to `room` samples."""
+        if self._stop():
+            return None
         request = self._again.popleft() if self._again else next(self._source, None)
         if request is None or len(request.samples) <= room:
             return request
