@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from erpo_ray import environment
+from erpo_ray import environment, stopping
 from erpo_ray.endings import ending
 from erpo_ray.errors import ErpoError
 from erpo_ray.terminal import clean
@@ -296,11 +297,15 @@ def config_schema() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. The arguments are those of the process when None."""
     environment.apply()
-    return guarded(lambda: app(list(sys.argv[1:] if arguments is None else arguments), "erpo", standalone_mode=False))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded(lambda: app(words, "erpo", standalone_mode=False), shlex.join(["erpo", *words]))
 
 
-def guarded(work: Callable[[], int | None]) -> int:
-    """Do the work; whatever it raises becomes one message on stderr and an exit code, a crash also a traceback."""
+def guarded(work: Callable[[], int | None], command: str = "") -> int:
+    """Do the work; whatever it raises becomes one message on stderr and an exit code, a crash also a traceback.
+
+    `command` is what goes on when it is interrupted.
+    """
     try:
         return work() or 0
     except typer.TyperException as error:
@@ -312,7 +317,7 @@ def guarded(work: Callable[[], int | None]) -> int:
         if not isinstance(error, ErpoError | KeyboardInterrupt):
             traceback.print_exc()
         end = ending(error)
-        _say(end.message)
+        _say(stopping.message(command) if command and end.state == "interrupted" else end.message)
         return end.exit_code
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from erpo_ray import stopping
 from erpo_ray.errors import ErpoError, Interrupted
-
-_INTERRUPTED = "interrupted; the same command continues"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +29,7 @@ class Tell(Protocol):
 def ending(error: BaseException) -> Ending:
     """What an exception that reached the top means."""
     if isinstance(error, KeyboardInterrupt):
-        error = Interrupted(_INTERRUPTED)
+        error = Interrupted(stopping.message())
     if isinstance(error, ErpoError):
         return Ending("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code, str(error))
     return Ending("failed", 1, f"{type(error).__name__}: {error}")
@@ -54,19 +51,10 @@ def recorded(tell: Tell) -> Iterator[None]:
 def terminable() -> Iterator[None]:
     """SIGTERM stops the block as Ctrl-C does: with Interrupted, since a KeyboardInterrupt becomes exit code 130 above.
 
-    Outside the main thread, where no handler can be set, nothing changes.
+    At once, or after what is in flight: see `stopping`.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with stopping.signals():
+            yield
     except KeyboardInterrupt as error:
-        raise Interrupted(_INTERRUPTED) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        raise Interrupted(stopping.message()) from error

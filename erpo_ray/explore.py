@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
+from erpo_ray import stopping
 from erpo_ray.backend import Ahead, Backend
 from erpo_ray.errors import RunFailed, UsageError
 from erpo_ray.faults import check_failures, to_judge_again
@@ -117,7 +118,7 @@ def sample(
     """Draw and judge in one pass what the parts lack, and yield each as soon as it is whole.
 
     No part waits for the last completions of the one before it. What was sampled stays in the ledgers: their rows can
-    be read one by one.
+    be read one by one. Asked to stop, it is Interrupted once all that was drawn is there with its verdict.
     """
     for part in parts:
         part.require(policy)
@@ -130,7 +131,7 @@ def sample(
     if any(todo):
         backend.prepare(policy)
     title = parts[0].title if len(parts) == 1 else f"{parts[0].title} and {len(parts) - 1} more"
-    with phase(title, sum(part.wanted for part in parts)) as tick:
+    with stopping.patiently(), phase(title, sum(part.wanted for part in parts)) as tick:
         tick(sum(part.wanted - lacking[part.stage] for part in parts))
         for part, item in _drawn(parts, todo, backend, run, ahead):
             if isinstance(item, Candidate):

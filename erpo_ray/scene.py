@@ -10,11 +10,11 @@ from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
-from erpo_ray import usage
+from erpo_ray import stopping, usage
 from erpo_ray.backend import Ahead, Backend
 from erpo_ray.config import Config
 from erpo_ray.config.judges import JudgeEnsemble
-from erpo_ray.errors import RunFailed, UsageError
+from erpo_ray.errors import Interrupted, RunFailed, UsageError
 from erpo_ray.evaluate.gate import accept
 from erpo_ray.evaluate.metrics import evaluation, row
 from erpo_ray.explore import Phase, explore, prove_judge
@@ -188,7 +188,10 @@ class Scene:
             s.put("training.jsonl", Step, plain_rows(work / STEPS, Step))
             return facts
 
-        return self.backend.policy(s.directory("policy", make))
+        # A first signal stops it behind a checkpoint, or finds it done: then what it made is kept.
+        with stopping.patiently():
+            path = s.directory("policy", make)
+        return self.backend.policy(path)
 
     def _ahead(self, s: StageDir, stage: Stage, history: History) -> Ahead | None:
         if stage.kind == "evolve":
@@ -262,7 +265,10 @@ class Scene:
 
 
 def _beside(work: Callable[[], T], meanwhile: Callable[[], None]) -> T:
-    """What `work` returns: it goes on in another thread while `meanwhile` is done in this one."""
+    """What `work` returns: it goes on in another thread while `meanwhile` is done in this one.
+
+    Asked to stop, both of them end as they can.
+    """
     found: Future[T] = Future()
 
     def run() -> None:
@@ -273,7 +279,11 @@ def _beside(work: Callable[[], T], meanwhile: Callable[[], None]) -> T:
 
     # Not a pool: it would wait for the end of a training that nobody wants any more.
     Thread(target=run, daemon=True).start()
-    meanwhile()
+    try:
+        meanwhile()
+    except Interrupted:
+        found.result()
+        raise
     return found.result()
 
 

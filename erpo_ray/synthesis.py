@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from erpo_ray import offpolicy
+from erpo_ray import offpolicy, stopping
 from erpo_ray.judging.composition import is_safe
 from erpo_ray.judging.ensemble import disputed
 from erpo_ray.judging.refusal import is_refusal
@@ -95,15 +95,20 @@ def examples(
 def written(task: Task, asked: Sequence[tuple[Prompt, str | None]]) -> list[Trace | Failure]:
     """What the teacher writes for each prompt and its answer (None: a refusal), in order.
 
-    RunFailed when its endpoint leaves more of them than `teacher.max_failure_rate` without a reply.
+    RunFailed when its endpoint leaves more of them than `teacher.max_failure_rate` without a reply; Interrupted, when
+    asked to stop, once the replies that are under way are there.
     """
     teacher = task.config.teacher
 
     def write(prompt: Prompt, answer: str | None) -> Trace | Failure:
+        stopping.check()
         return task.teacher.write(prompt, task.book.category(prompt.category), answer, task.config.seed)
 
     # Threads wait on an endpoint; templates are written in one go.
-    with ThreadPoolExecutor(teacher.concurrency if teacher.type == "openai" else 1) as pool:
+    with (
+        stopping.patiently(),
+        ThreadPoolExecutor(teacher.concurrency if teacher.type == "openai" else 1) as pool,
+    ):
         calls = [pool.submit(write, *each) for each in asked]
         try:
             return answered((call.result() for call in calls), len(asked), teacher.max_failure_rate)

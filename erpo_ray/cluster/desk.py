@@ -10,6 +10,8 @@ from erpo_ray.usage import Usage, usage
 
 Task = Job | Scoring | None
 """None: there will be no other."""
+Metrics = dict[str, float] | None
+"""None: of a training that was asked to stop."""
 
 
 class Desk:
@@ -22,7 +24,7 @@ class Desk:
         self._jobs: dict[int, Task] = {}
         self._left = 0
         self._reached: dict[int, int] = {}
-        self._results: list[dict[str, float]] = []
+        self._results: list[Metrics] = []
         self._held: dict[int, Usage] = {}
         self._ranks: dict[int, Any] = {}
         self._news = asyncio.Condition()
@@ -58,13 +60,13 @@ class Desk:
             await self._news.wait_for(lambda: self._left > number)
             return self._jobs[number]
 
-    async def finish(self, metrics: dict[str, float]) -> None:
+    async def finish(self, metrics: Metrics) -> None:
         """The metrics of the next job in turn."""
         async with self._news:
             self._results.append(metrics)
             self._news.notify_all()
 
-    async def result(self, number: int) -> dict[str, float]:
+    async def result(self, number: int) -> Metrics:
         """The metrics of the job of that number, once they are there."""
         async with self._news:
             await self._news.wait_for(lambda: len(self._results) > number)

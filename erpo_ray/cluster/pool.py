@@ -50,6 +50,7 @@ class Pool:
     asked first whether it is up: its node may be gone. `note` hears of each loss.
     `asks`: engines ask others between two tokens, and may wait for them as long as any call may take. What they answer
     is believed as far as `sense` finds it possible.
+    Once `stop` says so nothing more is asked of engines; the pass ends when what they hold is drawn and judged.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Pool:
         note: Callable[[str], None] = lambda line: None,
         asks: bool = False,
         sense: Sense = ANY,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._crew, self._name, self._clock, self._note = crew, candidate_id, clock, note
         self._absent = absent
@@ -78,12 +80,12 @@ class Pool:
         self._losses: Counter[tuple[str, int]] = Counter()
         self._down: set[int] = set()
         self._pace = Pace(crew.rollout_workers)
-        self._asks, self._sense = asks, sense
+        self._asks, self._sense, self._stop = asks, sense, stop
         self._asked: Counter[int] = Counter()
         self._nonsense: Counter[int] = Counter()
 
     def run(self) -> Iterator[Candidate | Verdict]:
-        """Until every request has a candidate and every candidate a verdict."""
+        """Until every request has a candidate, or it is to stop, and every candidate a verdict."""
         for worker in range(self._crew.rollout_workers):
             if worker in self._absent:
                 self._await(worker)
@@ -108,6 +110,8 @@ class Pool:
         """Something is being drawn or judged, or waits to be. A worker that has yet to come up is no work by itself."""
         if any(self._judging) or any(self._held):
             return True
+        if self._stop():
+            return bool(self._unjudged and self._calls)
         if not self._again and (request := next(self._source, None)):
             self._again.append(request)
         return bool((self._again or self._unjudged) and self._calls)
@@ -215,6 +219,8 @@ class Pool:
 
     def _next(self, room: int) -> Request | None:
         """The next request, cut to `room` samples."""
+        if self._stop():
+            return None
         request = self._again.popleft() if self._again else next(self._source, None)
         if request is None or len(request.samples) <= room:
             return request

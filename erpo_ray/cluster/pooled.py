@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from erpo_ray import stopping
 from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import canary
 from erpo_ray.cluster.job import Job, Progress
@@ -102,10 +103,8 @@ class PooledBackend(ABC):
         # Where nothing is to be drawn, as when the judge is proved, nobody waits for engines that start.
         absent = self._crew.begin(seed_of(self._config.seed, *first, left)) if wanted else ()
         in_flight, asks = self._config.cluster.in_flight, self._config.evaluate.decode.name in SEARCHES
-        pool = Pool(
-            self._crew, wanted, unjudged, name, in_flight, absent=absent, note=say, asks=asks, sense=self._sense
-        )
-        return pool.run()
+        more = {"absent": absent, "note": say, "asks": asks, "sense": self._sense, "stop": stopping.asked}
+        return Pool(self._crew, wanted, unjudged, name, in_flight, **more).run()
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
         """Train on the examples file; a model directory appears in `out`. `work` keeps checkpoints over crashes."""

@@ -14,6 +14,7 @@ import ray
 from erpo_ray.cluster import data
 from erpo_ray.cluster.desk import Task
 from erpo_ray.cluster.job import Progress, Scoring, train
+from erpo_ray.errors import Interrupted
 from erpo_ray.train import signs
 from erpo_ray.usage import usage
 
@@ -45,7 +46,10 @@ def loop(config: dict[str, Any]) -> None:
             else:
                 referee.rest()
                 report = _reporter(job.work / _PROGRESS_FILE) if first else None
-                metrics = train(job, data.rows(job.rows, job.kind), report)
+                try:
+                    metrics = train(job, data.rows(job.rows, job.kind), report)
+                except Interrupted:
+                    metrics = None
         ray.get(desk.hold.remote(rank, usage()))
         if first:
             ray.get(desk.finish.remote(metrics))

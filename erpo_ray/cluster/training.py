@@ -18,14 +18,15 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from erpo_ray import stopping
 from erpo_ray.cluster.crew import ANSWER_S, TRAIN_SHARE, answered
-from erpo_ray.cluster.desk import Desk
+from erpo_ray.cluster.desk import Desk, Metrics
 from erpo_ray.cluster.job import Job, Progress, Scoring
 from erpo_ray.cluster.ranks import loop, watch
 from erpo_ray.cluster.start import LOOK_S, Joined, machines
 from erpo_ray.cluster.vigil import HANGS, LIMITS, Hung, Limits, Vigil
 from erpo_ray.config import Cluster
-from erpo_ray.errors import EnvironmentFault, RunFailed
+from erpo_ray.errors import EnvironmentFault, Interrupted, RunFailed
 from erpo_ray.placement import Infeasible, elastic
 from erpo_ray.terminal import say
 from erpo_ray.usage import Usage
@@ -90,6 +91,7 @@ class Trainers:
                     raise EnvironmentFault(
                         f"no room to train: {error}{after}; bring nodes back and start the same command again"
                     ) from error
+            stopping.check()
             if parting.wait(LOOK_S):
                 raise RunFailed("the run ended before there was room to train")
 
@@ -107,10 +109,11 @@ class Trainers:
 
     def train(self, job: Job, progress: Progress) -> dict[str, float]:
         """Train and return the metrics of rank 0. RunFailed with the cause's last lines when a worker fails,
-        EnvironmentFault when there is no room for them or they do not start.
+        EnvironmentFault when there is no room for them or they do not start, Interrupted when asked to stop.
 
         Workers that hang are ended, and others go on from the last whole checkpoint. RunFailed when that is in vain.
         """
+        stopping.clear(job.work)
         # Room is waited for, and then the start of the workers.
         waits_s, hangs, furthest = 2 * self._cluster.wait_s, 0, 0
         while True:
@@ -202,9 +205,14 @@ class _Group:
                     self._fit.result()
                 if self._parting.is_set():
                     raise RunFailed("the run ended in the middle of a training")
+                if stopping.asked():
+                    stopping.leave(job.work)
                 vigil.require(self._replaced)
             self._busy = False
-            return ray.get(result)
+            metrics: Metrics = ray.get(result)
+            if metrics is None:
+                raise Interrupted(stopping.message())
+            return metrics
         finally:
             self._free.set()
 

@@ -19,12 +19,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.utils import is_torch_tf32_available
 
 from erpo_ray import environment
-from erpo_ray.errors import RunFailed, UsageError
+from erpo_ray.errors import Interrupted, RunFailed, UsageError
 from erpo_ray.objectives import Training
 from erpo_ray.rundir.failpoints import failpoint
 from erpo_ray.telemetry import STEPS, Step, step
 from erpo_ray.train import checkpoints, models, signs
 from erpo_ray.train.forward import completion_logits, per_token, summed
+from erpo_ray.train.halt import Halt
 from erpo_ray.train.packed import Batch
 from erpo_ray.train.rows import Order, Sequences, micro_batch
 from erpo_ray.types import encode, seed_of
@@ -171,6 +172,11 @@ class TokenExact(Trainer):
             self.args.warmup_steps = int(self.args.warmup_steps * num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As transformers', which does not find the order of rows behind batches that are both skipped and shared."""
+        self.order.set_epoch(kwargs["epoch"])
+        super()._run_epoch(*args, **kwargs)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.order
 
@@ -243,7 +249,7 @@ def diverged(name: str, value: float, step: int, steps: int, learning_rate: floa
 
 
 def run(trainer: TokenExact, work: Path | None, training: Training, report: Report | None) -> dict[str, float]:
-    """Train to the end, from the furthest whole checkpoint in `work` where there is one.
+    """Train to the end, from the furthest whole checkpoint in `work`, if there is one. Interrupted when asked to stop.
 
     Rank 0 leaves the steps in the file `STEPS` of `work`. Returns `steps`, `seconds` and `tokens_per_second` of this
     call (prompts included, padding not, over all workers), and the loss of the first and the last step.
@@ -252,11 +258,15 @@ def run(trainer: TokenExact, work: Path | None, training: Training, report: Repo
         raise UsageError("fit.shard splits a model over GPUs, and these training workers have none; set it to false")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Watch(training.learning_rate, Path(str(trainer.args.output_dir)) / STEPS, report))
+    halt = Halt(work)
+    trainer.add_callback(halt)
     # The ranks could find different ones on a disk that they share.
     resume = of_first(lambda: checkpoints.latest(work, trainer.fingerprint, signs.tell))
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.perf_counter() - start
+    if halt.halted:
+        raise Interrupted(f"training stopped as asked, behind step {trainer.state.global_step}")
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "steps": float(trainer.state.global_step),

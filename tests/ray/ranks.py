@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tiny
 import torch.distributed
 from accelerate import Accelerator, DistributedType, PartialState
 
-from erpo_ray.errors import UsageError
+from erpo_ray import stopping
+from erpo_ray.errors import Interrupted, UsageError
 from erpo_ray.objectives import Objective, Surrogate, Training
 from erpo_ray.train.dpo import prefer
 from erpo_ray.train.reinforce import reinforce
@@ -123,3 +127,38 @@ def join(rank: int, world: int, port: int) -> None:
 def leave() -> None:
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+def stopping_each(
+    rank: int, world: int, port: int, policy: Path, training: Training, step: int, out: Path, results
+) -> None:
+    """Each training whole, then asked to stop while it is in this step, then once more: of both what was told of."""
+    join(rank, world, port)
+    seen: dict[str, list[int]] = {}
+    for stage, train in trainings(policy, training).items():
+        train(out / "whole" / stage, out / "undisturbed" / stage, None)
+        work, told = out / "work" / stage, seen.setdefault(stage, [])
+
+        def ask(at: int, *_: Any, work: Path = work, told: list[int] = told) -> None:
+            told.append(at)
+            if at == step - 1:
+                stopping.leave(work)
+
+        with suppress(Interrupted):
+            train(out / "gone on" / stage, work, ask)
+        assert not (out / "gone on" / stage).exists()
+        stopping.clear(work)
+        torch.distributed.barrier()
+        train(out / "gone on" / stage, work, lambda at, *_, told=told: told.append(-at))
+    results.put((rank, seen))
+    leave()
+
+
+def trainings(policy: Path, training: Training) -> dict[str, Any]:
+    """By the name of its stage what trains into one folder, with another to work in."""
+    surrogate = Surrogate(clip=0.2, kl=0.1)
+    return {
+        "imitate": partial(imitate, policy, tiny.examples(24), training),
+        "prefer": partial(prefer, policy, policy, tiny.pairs(24), Objective(beta=0.1, nll=0.1), training),
+        "reinforce": partial(reinforce, policy, policy, tiny.advantages(24), surrogate, training),
+    }
