@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from erpo_ray import environment
-from erpo_ray.endings import ending
-from erpo_ray.errors import ErpoError
-from erpo_ray.terminal import clean
+from erpo_ray.commands.guarded import guarded
 
 app = typer.Typer(
     name="erpo",
@@ -292,24 +289,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. The arguments are those of the process when None."""
     environment.apply()
     return guarded(lambda: app(list(sys.argv[1:] if arguments is None else arguments), "erpo", standalone_mode=False))
-
-
-def guarded(work: Callable[[], int | None]) -> int:
-    """Do the work; whatever it raises becomes one message on stderr and an exit code, a crash also a traceback."""
-    try:
-        return work() or 0
-    except typer.TyperException as error:
-        _say(f"{error.format_message()} (see erpo --help)")
-        return error.exit_code
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 1
-    except BaseException as error:
-        if not isinstance(error, ErpoError | KeyboardInterrupt):
-            traceback.print_exc()
-        end = ending(error)
-        _say(end.message)
-        return end.exit_code
-
-
-def _say(message: str) -> None:
-    print(f"erpo: {clean(message)}", file=sys.stderr)

@@ -5,6 +5,8 @@ Their start and their imports take longer than a short stage trains, so they are
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 import uuid
@@ -228,7 +230,10 @@ def _fit(trainer: Any) -> None:
         failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
         cause = str(failures[min(failures)]) if failures else str(error)
         lines = [line.strip() for line in cause.splitlines() if line.strip()]
-        raise RunFailed(f"training failed: {' | '.join(lines[-_LAST_LINES:])}") from error
+        told = f"training failed: {' | '.join(lines[-_LAST_LINES:])}"
+        if os.strerror(errno.ENOSPC) in cause:
+            raise EnvironmentFault(f"{told}; free space there and start the same command again") from error
+        raise RunFailed(told) from error
 
 
 def _resources(cluster: Cluster, joined: Joined) -> dict[str, float]:
