@@ -142,7 +142,7 @@ def _played(
     ready, run = shared.ready, begun.run
     progress, pulse = Progress(), Pulse(run.path)
     model_dir = _with_vocabulary(config, ready.model_dir, run)
-    with shared.boot(config, pulse.steps(progress.steps)) as backend:
+    with shared.boot(config, pulse.steps(progress.steps)) as backend, pulse.watching(backend.standing):
         base = backend.policy(model_dir)
         with run.stage("base") as s:
             if not s.sealed:
@@ -273,7 +273,8 @@ def _examined(
                 max_length=serving.model.max_length,
                 committee=committee_of(judge) if isinstance(judge, JudgeEnsemble) else None,
             )
-            results += examiner.examine([each for _, each in together])
+            with pulse.watching(backend.standing):
+                results += examiner.examine([each for _, each in together])
         return results
     finally:
         backend.close()

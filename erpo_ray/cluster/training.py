@@ -27,6 +27,7 @@ from erpo_ray.cluster.start import LOOK_S, Joined, machines
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault, RunFailed
 from erpo_ray.placement import Infeasible, elastic
+from erpo_ray.telemetry import Present
 from erpo_ray.terminal import say
 from erpo_ray.usage import Usage
 
@@ -116,6 +117,11 @@ class Trainers:
         """What the desk holds, and what each worker held when it had done its last job, by name."""
         return {} if self._group is None or self._group.ended else self._group.usage()
 
+    def living(self) -> Present:
+        """Workers of the group that is up, of those that the settings allow. For any thread."""
+        group = self._group
+        return Present(0 if group is None or group.ended else group.workers, self._cluster.train_workers)
+
     def close(self) -> None:
         """End the workers."""
         group, self._group = self._group, None
@@ -157,7 +163,7 @@ class _Group:
         # Beside the driver: with another node it would be lost.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._desk: Any = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here).remote()
-        self._jobs, self._busy = 0, False
+        self._jobs, self._busy, self.workers = 0, False, 0
         self._scored: Any = None
         self._parting = threading.Event()
         self._free = threading.Event()
@@ -210,7 +216,9 @@ class _Group:
 
     def _run(self, fitting: Callable[[threading.Event], Cluster], joined: Joined, storage: Path) -> None:
         try:
-            self._fit.set_result(_fit(trainer(fitting(self._parting), joined, storage, self._desk)))
+            cluster = fitting(self._parting)
+            self.workers = cluster.train_workers
+            self._fit.set_result(_fit(trainer(cluster, joined, storage, self._desk)))
         except BaseException as error:
             self._fit.set_exception(error)
 

@@ -23,6 +23,7 @@ from erpo_ray.sweep.rows import Row, Sweep
 from erpo_ray.sweep.share import Workers, adopt, sealed, shared_stages
 from erpo_ray.types import identity
 
+
 def play(sweep: Sweep, out: Path, say: Callable[[str], None] = terminal.say) -> None:
     """Perform or continue the sweep in `out`: rows that are done are not touched, one that was cut short goes on.
 

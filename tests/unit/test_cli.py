@@ -16,8 +16,8 @@ import pytest
 
 from erpo_ray import endings, environment, estimate
 from erpo_ray.cli import main
-from erpo_ray.commands.guarded import guarded
 from erpo_ray.commands import chat, export
+from erpo_ray.commands.guarded import guarded
 from erpo_ray.config import Config
 from erpo_ray.errors import EnvironmentFault, GateFailed, Interrupted, RunFailed, UsageError
 from erpo_ray.progress import Progress
