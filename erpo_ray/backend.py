@@ -10,6 +10,7 @@ from typing import Protocol
 from erpo_ray.config import Data
 from erpo_ray.objectives import Objective, Surrogate, Training
 from erpo_ray.prompts.mixing import Mix
+from erpo_ray.telemetry import Standing
 from erpo_ray.types import Candidate, Policy, Prompt, Request, Verdict
 from erpo_ray.usage import Upkeep
 
@@ -102,6 +103,10 @@ class Backend(Protocol):
 
     def upkeep(self) -> Upkeep:
         """Called between two stages, when no worker has anything to do: those that hold too much are replaced."""
+        ...
+
+    def standing(self) -> Standing:
+        """Which workers are up, and what went wrong last; it waits for nobody. For any thread."""
         ...
 
     def close(self) -> None: ...

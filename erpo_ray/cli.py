@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from erpo_ray import environment, stopping
-from erpo_ray.endings import ending
-from erpo_ray.errors import ErpoError
-from erpo_ray.terminal import clean
+from erpo_ray import environment
+from erpo_ray.commands.guarded import guarded
 
 app = typer.Typer(
     name="erpo",
@@ -299,27 +296,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environment.apply()
     words = list(sys.argv[1:] if arguments is None else arguments)
     return guarded(lambda: app(words, "erpo", standalone_mode=False), shlex.join(["erpo", *words]))
-
-
-def guarded(work: Callable[[], int | None], command: str = "") -> int:
-    """Do the work; whatever it raises becomes one message on stderr and an exit code, a crash also a traceback.
-
-    `command` is what goes on when it is interrupted.
-    """
-    try:
-        return work() or 0
-    except typer.TyperException as error:
-        _say(f"{error.format_message()} (see erpo --help)")
-        return error.exit_code
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 1
-    except BaseException as error:
-        if not isinstance(error, ErpoError | KeyboardInterrupt):
-            traceback.print_exc()
-        end = ending(error)
-        _say(stopping.message(command) if command and end.state == "interrupted" else end.message)
-        return end.exit_code
-
-
-def _say(message: str) -> None:
-    print(f"erpo: {clean(message)}", file=sys.stderr)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import difflib
 import math
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,12 +74,31 @@ def value(text: str, place: str) -> Any:
     return _Plain(place).convert(parse(text, place, numbered=False), ())
 
 
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """What is read of a file that somebody named; UsageError where it is not there, is a folder or cannot be read."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(missing(path)) from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path}: is a folder; {remedy}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def require_file(path: Path, remedy: str) -> None:
+    """UsageError unless it is a file that can be read."""
+    with reading(path, remedy), path.open("rb"):
+        pass
+
+
 def missing(path: Path) -> str:
     """What to say of a file that does not exist, with the name most like it in its folder."""
     folder = path.parent
     if not folder.is_dir():
         return f"{path}: no such file, and no folder {folder}; check the path"
-    guess = near(path.name, (entry.name for entry in folder.iterdir()))
+    guess = near(path.name, os.listdir(folder)) if os.access(folder, os.R_OK) else ""
     return f"{path}: no such file; " + (f"did you mean {folder / guess}?" if guess else "check the path")
 
 
@@ -124,14 +145,8 @@ def _check_depth(text: str, place: str) -> None:
 
 
 def _text(path: Path) -> str:
-    if not path.exists():
-        raise UsageError(missing(path))
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give a YAML file")
-    try:
+    with reading(path, "give a YAML file"):
         raw = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     if len(raw) > MAX_BYTES:
         raise UsageError(f"{path}: found {len(raw)} bytes; a YAML file here has at most {MAX_BYTES}")
     try:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from erpo_ray import stopping
+from erpo_ray import disk, stopping
 from erpo_ray.errors import ErpoError, Interrupted
 
 
@@ -26,10 +26,16 @@ class Tell(Protocol):
     def __call__(self, state: Literal["done", "failed", "interrupted"], *, exit_code: int, message: str) -> None: ...
 
 
+def known(error: BaseException) -> BaseException:
+    """The exception in the project's own words, where it has some: Ctrl-C, a full disk, a folder that is shut."""
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(stopping.message())
+    return (isinstance(error, OSError) and disk.fault(error)) or error
+
+
 def ending(error: BaseException) -> Ending:
     """What an exception that reached the top means."""
-    if isinstance(error, KeyboardInterrupt):
-        error = Interrupted(stopping.message())
+    error = known(error)
     if isinstance(error, ErpoError):
         return Ending("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code, str(error))
     return Ending("failed", 1, f"{type(error).__name__}: {error}")

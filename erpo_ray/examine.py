@@ -19,7 +19,7 @@ from erpo_ray.evaluate.turns import Renders, second_turns
 from erpo_ray.explore import Part, Phase, prove_judge, sample
 from erpo_ray.faults import check_verdicts
 from erpo_ray.judging.ensemble import Committee, Review, opinions, reviews
-from erpo_ray.rundir import Ledger, RunDir, StageDir
+from erpo_ray.rundir import Ledger, RunDir, StageDir, read_rows
 from erpo_ray.types import Candidate, LeftOut, Policy, Request, Sampling, Verdict, encode, identity
 
 _BINDING = ("transforms", "metrics", "max_tokens", "questions", "judge")
@@ -105,7 +105,7 @@ class Examiner:
         """Keep what is asked and prove the judge."""
         greedy = self._greedy(suite)
         asked = _asked(suite, questions, greedy.max_tokens)
-        _require_same(s.path, s.value(SUITE, Asked, lambda: asked), asked)
+        _same(s.path, s.value(SUITE, Asked, lambda: asked), asked)
         s.once(QUESTIONS, Question, lambda: questions)
         if not s.sealed:
             self.run.status("running", stage=suite.name, phase="evaluation")
@@ -178,7 +178,16 @@ def _asked(suite: Suite, questions: Sequence[Question], max_tokens: int) -> Aske
     )
 
 
-def _require_same(place: Path, kept: Asked, now: Asked) -> None:
+def require_same(out: Path, asked: Sequence[tuple[Suite, Sequence[Question]]], max_tokens: int) -> None:
+    """UsageError when the evaluation directory holds one of the suites with other prompts or settings."""
+    for suite, questions in asked:
+        place = out / "stages" / suite.name
+        if (place / SUITE).exists():
+            (kept,) = read_rows(place / SUITE, Asked)
+            _same(place, kept, _asked(suite, questions, suite.max_tokens or max_tokens))
+
+
+def _same(place: Path, kept: Asked, now: Asked) -> None:
     names = [name for name in _BINDING if getattr(kept, name) != getattr(now, name)]
     if names:
         raise UsageError(

@@ -19,7 +19,8 @@ from erpo_ray.errors import GateFailed
 from erpo_ray.evaluate.measures import Observer, SuiteResult
 from erpo_ray.evaluate.metrics import table
 from erpo_ray.evaluate.suite import Question, Suite
-from erpo_ray.examine import Examiner
+from erpo_ray.evaluate.turns import Renders
+from erpo_ray.examine import Examiner, require_same
 from erpo_ray.judging.ensemble import committee_of
 from erpo_ray.labelling import label
 from erpo_ray.loop import align, imitation
@@ -33,6 +34,7 @@ from erpo_ray.pulse import Pulse, Steps
 from erpo_ray.rundir import RunDir
 from erpo_ray.scene import Scene
 from erpo_ray.traces import vocabulary
+from erpo_ray.train.weights import version
 from erpo_ray.types import Prompt, Request, Sampling, encode, identity
 
 T = TypeVar("T")
@@ -140,7 +142,7 @@ def _played(
     ready, run = shared.ready, begun.run
     progress, pulse = Progress(), Pulse(run.path)
     model_dir = _with_vocabulary(config, ready.model_dir, run)
-    with shared.boot(config, pulse.steps(progress.steps)) as backend:
+    with shared.boot(config, pulse.steps(progress.steps)) as backend, pulse.watching(backend.standing):
         base = backend.policy(model_dir)
         with run.stage("base") as s:
             if not s.sealed:
@@ -231,31 +233,47 @@ def evaluate(
         preflight.judge(judge, book)
     renderer = preflight.renderer(model)
     _require_room(asked, model, config)
+    told = {"policy": version(model), "rules": identity(encode(book)), "template": templates.identity(model)}
+    # What stands there is compared before anything boots.
+    require_same(out, asked, config.evaluate.max_tokens)
+    with RunDir.open(out, config, inputs=told, note=say, option="-o") as run, recorded(run.status):
+        return _examined(model, run, judged, asked, Observer(book, config.model.dialect, renderer.pieces), renderer)
+
+
+def _examined(
+    model: Path,
+    run: RunDir,
+    judged: Sequence[Config],
+    asked: Sequence[tuple[Suite, Sequence[Question]]],
+    observer: Observer,
+    renderer: Renders,
+) -> list[SuiteResult]:
+    """The suites in order, each judged as its configuration says."""
     progress = Progress()
-    backend, serving = backend_of(judged[0], progress.steps), judged[0]
+    pulse = Pulse(run.path)
+    steps, phase = pulse.steps(progress.steps), pulse.phase(progress.phase)
+    backend, serving = backend_of(judged[0], steps), judged[0]
     results: list[SuiteResult] = []
     try:
         policy = backend.policy(model)
-        told = {"policy": policy.version, "rules": identity(encode(book)), "template": templates.identity(model)}
-        with RunDir.open(out, config, inputs=told, note=say) as run, recorded(run.status):
-            observer = Observer(book, config.model.dialect, renderer.pieces)
-            for judge, together in groupby(zip(judged, asked, strict=True), key=lambda both: both[0].judge):
-                if judge != serving.judge:
-                    backend.close()
-                    serving = config.model_copy(update={"judge": judge})
-                    backend = backend_of(serving, progress.steps)
-                examiner = Examiner(
-                    run,
-                    backend,
-                    policy,
-                    renderer,
-                    observer,
-                    progress.phase,
-                    max_failure_rate=judge.max_failure_rate,
-                    max_tokens=config.evaluate.max_tokens,
-                    max_length=config.model.max_length,
-                    committee=committee_of(judge) if isinstance(judge, JudgeEnsemble) else None,
-                )
+        for judge, together in groupby(zip(judged, asked, strict=True), key=lambda both: both[0].judge):
+            if judge != serving.judge:
+                backend.close()
+                serving = serving.model_copy(update={"judge": judge})
+                backend = backend_of(serving, steps)
+            examiner = Examiner(
+                run,
+                backend,
+                policy,
+                renderer,
+                observer,
+                phase,
+                max_failure_rate=judge.max_failure_rate,
+                max_tokens=serving.evaluate.max_tokens,
+                max_length=serving.model.max_length,
+                committee=committee_of(judge) if isinstance(judge, JudgeEnsemble) else None,
+            )
+            with pulse.watching(backend.standing):
                 results += examiner.examine([each for _, each in together])
         return results
     finally:

@@ -15,6 +15,7 @@ from erpo_ray.config import Config, Data
 from erpo_ray.engines.devices import cuda_names
 from erpo_ray.prompts.mixing import Mix, gather
 from erpo_ray.rundir.lines import read_rows
+from erpo_ray.telemetry import Present
 from erpo_ray.types import Policy, Request
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ class _Alone:
         raise AssertionError("nothing is lost in one process")
 
     replace_judge = replace_rollout
+
+    def living(self) -> dict[str, Present]:
+        return {"rollout": Present(int(self.engine is not None), 1), "judge": Present(1, 1)}
 
     def close(self) -> None:
         if self.engine:

@@ -91,17 +91,17 @@ def both_labels(mix: mixing.Mix) -> None:
                 raise UsageError(f"key `{key}`: found no {label} prompts (there are {counts}); add a source with some")
 
 
-def writable(run_dir: Path) -> None:
-    """The run directory, or the nearest folder above it that exists, takes files."""
+def writable(run_dir: Path, option: str = "--run-dir") -> None:
+    """The directory that `option` names, or the nearest folder above it that exists, takes files."""
     if run_dir.exists() and not run_dir.is_dir():
-        raise UsageError(f"{run_dir}: is a file; give a folder as --run-dir")
+        raise UsageError(f"{run_dir}: is a file; give a folder as {option}")
     place = _existing(run_dir)
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise UsageError(
-            f"{run_dir}: cannot be written ({place}: {error.strerror}); make it writable or give another --run-dir"
+            f"{run_dir}: cannot be written ({place}: {error.strerror}); make it writable or give another {option}"
         ) from error
 
 

@@ -55,14 +55,13 @@ class Progress:
     def _bar(self, name: str, total: int) -> Iterator[Tick]:
         from rich.markup import escape
 
-        start, done = self._clock(), 0
+        pace = _Pace(self._clock)
         with self._drawn() as bars:
             task = bars.add_task(escape(name), total=total, rate="")
 
             def tick(count: int) -> None:
-                nonlocal done
-                done += count
-                bars.update(task, completed=done, rate=_rate(done, self._clock() - start))
+                pace.tick(count)
+                bars.update(task, completed=pace.done, rate=pace.said)
 
             yield tick
 
@@ -85,21 +84,20 @@ class Progress:
     @contextmanager
     def _lines(self, name: str, total: int) -> Iterator[Tick]:
         start = last = self._clock()
-        done = 0
+        pace = _Pace(self._clock)
 
         def tick(count: int) -> None:
-            nonlocal done, last
-            done += count
+            nonlocal last
+            pace.tick(count)
             now = self._clock()
             if now - last >= self._interval:
                 last = now
-                left = (total - done) * (now - start) / done if done else 0.0
-                self._say(f"{name}: {done}/{total}, {_rate(done, now - start)}, {lasting(left)} left")
+                left = f", {lasting((total - pace.done) / pace.rate)} left" if pace.rate else ""
+                self._say(f"{name}: {pace.done}/{total}, {pace.said}{left}")
 
         self._say(f"{name}: 0/{total}")
         yield tick
-        took = self._clock() - start
-        self._say(f"{name}: {done}/{total} in {lasting(took)}, {_rate(done, took)}")
+        self._say(f"{name}: {pace.done}/{total} in {lasting(self._clock() - start)}, {pace.said}")
 
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -120,8 +118,24 @@ def _bars(stream: TextIO) -> Any:
     return progress.Progress(*columns, console=Console(file=stream))
 
 
-def _rate(done: int, seconds: float) -> str:
-    return f"{done / seconds:.1f}/s" if seconds > 0 else "-/s"
+class _Pace:
+    """Units done, and how fast since the first tick: what that one counts was there before this start."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._since, self._before = clock, None, 0
+        self.done, self.rate = 0, 0.0
+
+    def tick(self, count: int) -> None:
+        now = self._clock()
+        self.done += count
+        if self._since is None:
+            self._since, self._before = now, self.done
+        seconds = now - self._since
+        self.rate = (self.done - self._before) / seconds if seconds > 0 else 0.0
+
+    @property
+    def said(self) -> str:
+        return f"{self.rate:.1f}/s" if self.rate else "-/s"
 
 
 def lasting(seconds: float) -> str:

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from erpo_ray.rundir.files import temporary
+from erpo_ray.telemetry import Present, Standing, Trouble
 from erpo_ray.types import UNREADABLE
 
 FILE = "progress.json"
@@ -51,10 +52,13 @@ class Going:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """`progress.json`: phases under way, and when it was written, in seconds since the epoch."""
+    """`progress.json`: phases under way, workers by role, what went wrong last, and when it was written, in seconds
+    since the epoch."""
 
     written: float
     phases: tuple[Going, ...]
+    workers: dict[str, Present] = field(default_factory=dict)
+    troubles: tuple[Trouble, ...] = ()
 
 
 class Pulse:
@@ -70,6 +74,20 @@ class Pulse:
         self._lock = threading.Lock()
         self._going: dict[str, tuple[int, int, int, float]] = {}
         self._last = 0.0
+        self._standing: Callable[[], Standing] = _nobody
+        # What an earlier start left there is none of this one's.
+        self._write()
+
+    @contextmanager
+    def watching(self, standing: Callable[[], Standing]) -> Iterator[None]:
+        """Tell of these workers too, while the block goes on."""
+        self._standing = standing
+        with self._lock:
+            self._write()
+        try:
+            yield
+        finally:
+            self._standing = _nobody
 
     def phase(self, inner: Phase) -> Phase:
         """The phase with a pulse."""
@@ -122,11 +140,15 @@ class Pulse:
             Going(name, done, total, before, round(self._last - since, 3))
             for name, (done, total, before, since) in self._going.items()
         )
-        growing = temporary(self._path)
+        now, growing = self._standing(), temporary(self._path)
         # A full disk is for the ledgers to tell, which count; this file does not stop a run.
         with suppress(OSError):
-            growing.write_bytes(msgspec.json.encode(Beat(self._now(), phases)))
+            growing.write_bytes(msgspec.json.encode(Beat(self._now(), phases, now.workers, now.troubles)))
             os.replace(growing, self._path)
+
+
+def _nobody() -> Standing:
+    return Standing({})
 
 
 def beat(run: Path) -> Beat | None:

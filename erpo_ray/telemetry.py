@@ -40,6 +40,30 @@ class Span:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Workers of a role: those that are up, as far as is known, of those there are to be."""
+
+    up: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that went wrong and was mended, with its cause; `at` in seconds since the epoch."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a backend stands: its workers by role (`rollout`, `judge`, `train`), and the last troubles."""
+
+    workers: dict[str, Present]
+    troubles: tuple[Trouble, ...] = ()
+
+
 def step(logged: Mapping[str, Any]) -> Step | None:
     """An entry of a trainer's log (names as in `Step`); None when it is not that of a step."""
     if "loss" not in logged:

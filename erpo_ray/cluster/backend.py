@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster.closing import closing
 from erpo_ray.cluster.crew import RayCrew
 from erpo_ray.cluster.data import read_prompts
 from erpo_ray.cluster.job import Job, Progress, Scoring
+from erpo_ray.cluster.notes import Notes
 from erpo_ray.cluster.pooled import PooledBackend
 from erpo_ray.cluster.protocol import Item
 from erpo_ray.cluster.start import join, leave
@@ -17,6 +19,7 @@ from erpo_ray.config import Config, Data
 from erpo_ray.config.judges import has_model
 from erpo_ray.errors import UsageError
 from erpo_ray.prompts.mixing import Mix
+from erpo_ray.telemetry import Standing
 from erpo_ray.types import Candidate, Policy, Request, Verdict
 from erpo_ray.usage import Growth, Upkeep
 
@@ -32,14 +35,15 @@ class RayBackend(PooledBackend):
         self._joined = join(config.cluster, judges)
         try:
             self._require_apart(config)
-            self._workers = RayCrew(config, self._joined)
+            notes = Notes()
+            self._workers = RayCrew(config, self._joined, notes)
         except BaseException:
             leave(self._joined)
             raise
         self._trainers = Trainers(config.cluster, self._joined, judges, config.batches, self._workers.present)
         self._growth = Growth(config.cluster.growth_gib)
         self._apart = self._joined.gpu and not config.cluster.share_gpu
-        super().__init__(config, self._workers, progress)
+        super().__init__(config, self._workers, progress, notes)
 
     def _require_apart(self, config: Config) -> None:
         if config.overlap != "none" and self._joined.gpu and config.cluster.share_gpu:
@@ -95,6 +99,11 @@ class RayBackend(PooledBackend):
             self._workers.replace(name)
             self._renewed = True
         return Upkeep({**held, **self._trainers.usage()}, grown)
+
+    def standing(self) -> Standing:
+        """As every backend's, with the trainers: none before the first training."""
+        found = super().standing()
+        return replace(found, workers={**found.workers, "train": self._trainers.living()})
 
     def close(self) -> None:
         """End the workers; a cluster we started ends too."""

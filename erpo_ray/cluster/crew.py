@@ -18,6 +18,7 @@ from erpo_ray.cluster.workers import JudgeWorker, RolloutWorker
 from erpo_ray.config import Config
 from erpo_ray.config.judges import has_model
 from erpo_ray.errors import RunFailed, UsageError
+from erpo_ray.telemetry import Present
 from erpo_ray.terminal import say
 from erpo_ray.types import Policy, Request, seed_of
 from erpo_ray.usage import Usage
@@ -42,7 +43,9 @@ class RayCrew:
     A worker that took the place of a lost one is absent until it is up: its node may be gone for good.
     """
 
-    def __init__(self, config: Config, joined: Joined) -> None:
+    def __init__(self, config: Config, joined: Joined, note: Callable[[str], None] = say) -> None:
+        """`note` hears of each loss."""
+        self._note = note
         self.rollout_workers = config.cluster.rollout_workers
         self.judge_workers = config.cluster.judge_workers
         self._config, self._joined = config, joined
@@ -108,7 +111,7 @@ class RayCrew:
             try:
                 return ray.get(begun, timeout=CALL_DEADLINE_S)
             except RayActorError as error:
-                say(f"judge worker {judge} was lost at rest: {last_line(error)}")
+                self._note(f"judge worker {judge} was lost at rest: {last_line(error)}")
                 self.replace_judge(judge)
             except RayError as error:
                 raise _failed(error) from error
@@ -123,6 +126,15 @@ class RayCrew:
         """How many rollout and judge workers are up: all but those that take the place of lost ones, as far as is
         known. For any thread."""
         return self.rollout_workers - len(self._starting), self.judge_workers - len(self._judges_starting)
+
+    def living(self) -> dict[str, Present]:
+        """How many of each role are up, as far as is known: no rollout worker before the first has answered."""
+        starting = self.rollout_workers if not self._patience_s else len(_pending(dict(self._starting)))
+        judges = len(_pending(dict(self._judges_starting)))
+        return {
+            "rollout": Present(self.rollout_workers - starting, self.rollout_workers),
+            "judge": Present(self.judge_workers - judges, self.judge_workers),
+        }
 
     def advance(self, worker: int, requests: Sequence[Request]) -> Any:
         return self._rollout[worker].advance.remote(requests)
@@ -218,7 +230,7 @@ class RayCrew:
                     why = self._lost_at_rest(worker, error)
                     if not why or (last == 0 and not answers):
                         raise _failed(error, self._patience_s or CALL_DEADLINE_S) from error
-                    say(f"rollout worker {worker} was lost at rest: {why}")
+                    self._note(f"rollout worker {worker} was lost at rest: {why}")
                     self.replace_rollout(worker)
             if answers:
                 if self._asked_for:

@@ -13,6 +13,7 @@ from erpo_ray import stopping
 from erpo_ray.backend import Ahead, Name
 from erpo_ray.cluster import canary
 from erpo_ray.cluster.job import Job, Progress
+from erpo_ray.cluster.notes import Notes
 from erpo_ray.cluster.pool import Pool
 from erpo_ray.cluster.protocol import Crew, Item
 from erpo_ray.cluster.sense import ANY, Sense
@@ -20,7 +21,7 @@ from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES
 from erpo_ray.engines.renderer import Renderer
 from erpo_ray.objectives import Objective, Surrogate, Training
-from erpo_ray.terminal import say
+from erpo_ray.telemetry import Present, Standing
 from erpo_ray.train.weights import proof_of, version
 from erpo_ray.types import Candidate, Policy, Request, Verdict, seed_of
 from erpo_ray.usage import Upkeep
@@ -48,6 +49,10 @@ class ServingCrew(Crew, Protocol):
         """As the trainer sees the policy's files: a call, which may be computed while the engines load them."""
         ...
 
+    def living(self) -> dict[str, Present]:
+        """Workers that are up, by role, as far as is known. For any thread."""
+        ...
+
     def close(self) -> None:
         """End all workers."""
         ...
@@ -59,8 +64,9 @@ class PooledBackend(ABC):
     `progress` is told (step, steps, metrics) while a stage trains.
     """
 
-    def __init__(self, config: Config, crew: ServingCrew, progress: Progress) -> None:
+    def __init__(self, config: Config, crew: ServingCrew, progress: Progress, notes: Notes | None = None) -> None:
         self._config, self._crew, self._progress = config, crew, progress
+        self._notes = notes or Notes()
         self._proved: canary.Canary | None = None
         self._renewed = False
         # Of the first policy. The later ones have its vocabulary, and a canary is compared with the one before it.
@@ -103,7 +109,7 @@ class PooledBackend(ABC):
         # Where nothing is to be drawn, as when the judge is proved, nobody waits for engines that start.
         absent = self._crew.begin(seed_of(self._config.seed, *first, left)) if wanted else ()
         in_flight, asks = self._config.cluster.in_flight, self._config.evaluate.decode.name in SEARCHES
-        more = {"absent": absent, "note": say, "asks": asks, "sense": self._sense, "stop": stopping.asked}
+        more = {"absent": absent, "note": self._notes, "asks": asks, "sense": self._sense, "stop": stopping.asked}
         return Pool(self._crew, wanted, unjudged, name, in_flight, **more).run()
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
@@ -153,6 +159,10 @@ class PooledBackend(ABC):
     def upkeep(self) -> Upkeep:
         """Nothing: the workers are in the driver's own process."""
         return Upkeep({})
+
+    def standing(self) -> Standing:
+        """Which workers are up, and what was said of those that were lost."""
+        return Standing(self._crew.living(), self._notes.last)
 
     def close(self) -> None:
         """End the workers."""

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ RUN_DIR = "erpo_run_dir"
 ACTIVE = ("PENDING", "RUNNING")
 CONFIG = "config.yaml"
 _LAST_LINES = 5
+MISSES, AGAIN_S = 30, 2.0
+"""Times in a row that the dashboard may not answer whoever follows a run, and seconds between two looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +113,45 @@ def last_lines(job: Sent, address: str) -> list[str]:
         return [line for line in client.get_job_logs(job.id).splitlines() if line.strip()][-_LAST_LINES:]
 
 
-def follow(run_dir: str, address: str, say: Callable[[str], None]) -> Sent:
-    """Pass on what the run prints until it ends; what became of it."""
-    with _client(address) as client:
-        job = _found(client, run_dir)
-        asyncio.run(_pass_on(client, job.id, say))
-        return _found(client, run_dir)
+def follow(run_dir: str, address: str, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> Sent:
+    """Pass on what the run prints until it ends; what became of it.
+
+    A connection that breaks is made anew, and each line told once: the dashboard begins every time at the first one. A
+    later attempt of the run is followed too. EnvironmentFault when the dashboard stays away.
+    """
+    job, told, misses = find(run_dir, address), 0, 0
+    while True:
+        try:
+            with _client(address) as client:
+                told = asyncio.run(_pass_on(client, job.id, say, told))
+                now, misses = _found(client, run_dir), 0
+        except EnvironmentFault:
+            misses += 1
+            if misses == MISSES:
+                raise
+            now = job
+        if now.status not in ACTIVE and now.id == job.id and not misses:
+            return now
+        job, told = now, told if now.id == job.id else 0
+        sleep(AGAIN_S)
 
 
-async def _pass_on(client: JobSubmissionClient, name: str, say: Callable[[str], None]) -> None:
-    async for chunk in client.tail_job_logs(name):
+async def _pass_on(client: JobSubmissionClient, name: str, say: Callable[[str], None], told: int) -> int:
+    """Lines behind the first `told`; how many there are now, also where the connection breaks."""
+    from aiohttp import ClientError
+
+    number, chunks = 0, client.tail_job_logs(name)
+    while True:
+        try:
+            chunk = await anext(chunks, None)
+        except (RuntimeError, ClientError, OSError):
+            chunk = None
+        if chunk is None:
+            return max(number, told)
         for line in chunk.splitlines():
-            say(line)
+            number += 1
+            if number > told:
+                say(line)
 
 
 def _found(client: JobSubmissionClient, run_dir: str) -> Sent:

@@ -5,6 +5,8 @@ Their start and their imports take longer than a short stage trains, so they are
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 import uuid
@@ -28,6 +30,7 @@ from erpo_ray.cluster.vigil import HANGS, LIMITS, Hung, Limits, Vigil
 from erpo_ray.config import Cluster
 from erpo_ray.errors import EnvironmentFault, Interrupted, RunFailed
 from erpo_ray.placement import Infeasible, elastic
+from erpo_ray.telemetry import Present
 from erpo_ray.terminal import say
 from erpo_ray.usage import Usage
 
@@ -138,6 +141,11 @@ class Trainers:
         """What the desk holds, and what each worker held when it had done its last job, by name."""
         return {} if self._group is None or self._group.ended else self._group.usage()
 
+    def living(self) -> Present:
+        """Workers of the group that is up, of those that the settings allow. For any thread."""
+        group = self._group
+        return Present(0 if group is None or group.ended else group.workers, self._cluster.train_workers)
+
     def close(self) -> None:
         """End the workers."""
         group, self._group = self._group, None
@@ -182,7 +190,7 @@ class _Group:
         # Beside the driver: with another node it would be lost.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._desk: Any = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here).remote()
-        self._jobs, self._busy = 0, False
+        self._jobs, self._busy, self.workers = 0, False, 0
         self._scored: Any = None
         self._parting = threading.Event()
         self._free = threading.Event()
@@ -255,7 +263,9 @@ class _Group:
 
     def _run(self, fitting: Callable[[threading.Event], Cluster], joined: Joined, storage: Path) -> None:
         try:
-            self._fit.set_result(_fit(trainer(fitting(self._parting), joined, storage, self._desk)))
+            cluster = fitting(self._parting)
+            self.workers = cluster.train_workers
+            self._fit.set_result(_fit(trainer(cluster, joined, storage, self._desk)))
         except BaseException as error:
             self._fit.set_exception(error)
 
@@ -275,7 +285,10 @@ def _fit(trainer: Any) -> None:
         failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
         cause = str(failures[min(failures)]) if failures else str(error)
         lines = [line.strip() for line in cause.splitlines() if line.strip()]
-        raise RunFailed(f"training failed: {' | '.join(lines[-_LAST_LINES:])}") from error
+        told = f"training failed: {' | '.join(lines[-_LAST_LINES:])}"
+        if os.strerror(errno.ENOSPC) in cause:
+            raise EnvironmentFault(f"{told}; free space there and start the same command again") from error
+        raise RunFailed(told) from error
 
 
 def _lost(ping: Any) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from erpo_ray import settings
 from erpo_ray.config import Config
-from erpo_ray.documents import missing
+from erpo_ray.documents import require_file
 from erpo_ray.errors import UsageError
+from erpo_ray.prompts import seeds
+from erpo_ray.rundir.kind import kind_of, require_run, said_of
 from erpo_ray.rundir.lines import plain_rows
 
 
@@ -19,17 +21,17 @@ def read_config(path: Path, overrides: Sequence[str]) -> Config:
     return settings.load(path, overrides, tuple(METHODS))
 
 
+def require_prompts(files: Iterable[Path]) -> None:
+    """UsageError unless each is a file that can be read, or an embedded set: no glob and no data set of the hub."""
+    for path in files:
+        if str(path) not in seeds.NAMES:
+            require_file(path, f"name its files, for example {path}/NAME.jsonl")
+
+
 def run_config(run: Path) -> Config:
     """The configuration that a run directory was started with."""
     require_run(run)
     return settings.load(run / "config.yaml")
-
-
-def require_run(run: Path) -> None:
-    if not run.exists():
-        raise UsageError(missing(run))
-    if not (run / "config.yaml").exists():
-        raise UsageError(f"{run}: is no run directory (no config.yaml); give the --run-dir of `erpo run`")
 
 
 def policy_of(run: Path) -> Path:
@@ -45,8 +47,12 @@ def model_of(word: str) -> Path:
     """The model directory that is meant: a run's policy, a directory, the embedded model or a hub id."""
     from erpo_ray.engines.models import materialise
 
-    run = run_of(word)
-    return policy_of(run) if run else materialise(word)
+    if run := run_of(word):
+        return policy_of(run)
+    path = Path(word).expanduser()
+    if path.exists() and (kind := kind_of(path)) in ("pairs", "logs", "empty", "file"):
+        raise UsageError(said_of(path, kind))
+    return materialise(word)
 
 
 def run_of(word: str) -> Path | None:

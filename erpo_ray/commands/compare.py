@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from erpo_ray import disk
 from erpo_ray.errors import UsageError
 
 
@@ -23,6 +24,7 @@ def compare(words: Sequence[str], output: Path | None) -> int:
     pairings = compare([sides.read(word) for word in words])
     print(render.text(pairings))
     if output is not None:
-        output.write_text(forms[output.suffix](pairings), "utf-8")
+        with disk.writing(output, "name another file with -o"):
+            output.write_text(forms[output.suffix](pairings), "utf-8")
         print(f"\nwritten to {output}")
     return 0

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from erpo_ray import environment, preflight, rules
 from erpo_ray.commands import harness
-from erpo_ray.commands.common import model_of, read_config, run_config, run_of
+from erpo_ray.commands.common import model_of, read_config, require_prompts, run_config, run_of
 from erpo_ray.config import Config
 from erpo_ray.config.decoding import SEARCHES, Decode, DecodeName
 from erpo_ray.endings import terminable
@@ -21,6 +21,7 @@ from erpo_ray.evaluate import suite as suites
 from erpo_ray.evaluate.suite import REVIEWS, Question, Suite
 from erpo_ray.judging.ensemble import Review
 from erpo_ray.rundir import read_rows
+from erpo_ray.rundir.kind import kind_of, said_of
 from erpo_ray.terminal import clean
 from erpo_ray.types import Prompt, encode
 
@@ -44,6 +45,7 @@ def evaluate(
     over the configuration.
     """
     config = _config(model, config_path, data_root, decode)
+    require_prompts(files)
     if output is not None and output.suffix == ".json":
         raise UsageError(f"-o {output}: names the directory of the evaluation; for one file use --json > {output.name}")
     words, tasks = harness.split(names)
@@ -56,6 +58,9 @@ def evaluate(
     found = model_of(model)
     preflight.model(config.model_copy(update={"model": config.model.model_copy(update={"path": str(found)})}))
     out = output or place(model, found, config.evaluate.decode.name)
+    preflight.writable(out, "-o")
+    if out.exists() and (kind := kind_of(out)) in ("run", "sweep", "search"):
+        raise UsageError(f"{said_of(out, kind)}; name another directory with -o")
     with terminable():
         if asked:
             config = _with_head(model, found, config)

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+from erpo_ray import disk
 from erpo_ray.commands import export_inspect, export_trl
 from erpo_ray.commands.common import MEASURES, measures, metrics, policy_of, require_run, run_config
 from erpo_ray.config import Config
@@ -35,7 +36,10 @@ def export(run: Path, folder: Path, to: Format) -> int:
     require_run(run)
     if to == "inspect":
         export_inspect.require()
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".export-") as scratch:
+    with (
+        disk.writing(folder, "name another folder"),
+        tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".export-") as scratch,
+    ):
         made = Path(scratch) / "made"
         made.mkdir()
         {"hf": _model, "trl": export_trl.write, "inspect": export_inspect.write}[to](run, made)

@@ -8,8 +8,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from erpo_ray import preflight, rules, settings
-from erpo_ray.commands.common import read_config
+from erpo_ray import disk, preflight, rules, settings
+from erpo_ray.commands.common import read_config, require_prompts
 from erpo_ray.config import Config, Source
 from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeReward, JudgeRules, has_model
 from erpo_ray.errors import UsageError
@@ -69,6 +69,9 @@ def check(names: str, file: Path, config_path: Path | None, output: Path | None,
     judges = {_stem(word): _settings(word, config) for word in words}
     if len(judges) < len(words):
         raise UsageError(f"{names}: two judges have one name, and so would their cards; rename a file")
+    require_prompts([file])
+    if output is not None:
+        preflight.writable(output, "-o")
     found = rows(files.rows(Source(path=str(file)), ""))
     measured: dict[str, list[Judgement] | list[Preference]] = {}
     for name, section in judges.items():
@@ -81,9 +84,10 @@ def check(names: str, file: Path, config_path: Path | None, output: Path | None,
         say(f"{name} on {file.name}")
         say("\n".join([*_lines(card), *gauge.after()]))
         if output is not None:
-            output.mkdir(parents=True, exist_ok=True)
             path = output / f"{name}-{loaders.name_of(Source(path=str(file)))}.json"
-            path.write_bytes(encode({"judge": name, "data": file.name, **_guidance(section), **card}) + b"\n")
+            with disk.writing(path, "name another folder with -o"):
+                output.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encode({"judge": name, "data": file.name, **_guidance(section), **card}) + b"\n")
             print(f"written to {path}")
     if len(judges) == 2 and isinstance(found[0], Labelled):
         _print_agreement([*judges], measured)

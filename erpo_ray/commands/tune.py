@@ -10,7 +10,7 @@ from typing import Literal
 from ruamel.yaml import YAML
 
 from erpo_ray import preflight, rules
-from erpo_ray.commands.common import read_config
+from erpo_ray.commands.common import read_config, require_prompts
 from erpo_ray.commands.judge_check import usage_lines
 from erpo_ray.config import Config, Source
 from erpo_ray.config.judges import JudgeLLM
@@ -66,6 +66,7 @@ def _judge(config: Config, file: Path, book: RuleBook) -> _Ready:
             "configuration with that judge alone, and put what is found where it stands in an ensemble"
         )
     preflight.judge(section, book)
+    require_prompts([file])
     found = cases.judged(rows(files.rows(Source(path=str(file)), "")))
 
     def subject_in(out: Path) -> tuple[Subject, Callable[[], list[str]]]:
@@ -87,6 +88,7 @@ def _teacher(config: Config, file: Path, book: RuleBook) -> _Ready:
             "set it to openai, with teacher.base_url and teacher.model"
         )
     preflight.endpoint_key("teacher", section)
+    require_prompts([file])
     found = cases.messages(files.rows(Source(path=str(file)), ""), tuple(book.categories))
 
     def subject_in(out: Path) -> tuple[Subject, Callable[[], list[str]]]:

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from erpo_ray import rules, settings
-from erpo_ray.documents import missing
 from erpo_ray.errors import UsageError
 from erpo_ray.evaluate.compare import Key, Side, Texts
 from erpo_ray.evaluate.measures import Observation, Observer
@@ -17,6 +16,7 @@ from erpo_ray.evaluate.suite import OBSERVATIONS, QUESTIONS, RESULT, SECOND, SUI
 from erpo_ray.rundir import Files, Ledger, read_rows
 from erpo_ray.rundir.evaluated import answered, questions
 from erpo_ray.rundir.fingerprint import Fingerprint
+from erpo_ray.rundir.kind import require
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.types import UNREADABLE, Candidate, Prompt
 
@@ -36,8 +36,7 @@ def _parts(word: str) -> tuple[Path, str]:
     if not path.exists() and "@" in word:
         folder, _, stage = word.rpartition("@")
         path = Path(folder).expanduser()
-    if not path.exists():
-        raise UsageError(missing(path))
+    require(path, "run", "evaluation")
     if not (path / "fingerprint.json").exists():
         raise UsageError(f"{path}: neither a run nor an evaluation (no fingerprint.json); give a directory of either")
     return path, stage

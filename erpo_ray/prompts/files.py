@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from erpo_ray.config import Source
-from erpo_ray.documents import missing
+from erpo_ray.documents import missing, reading, require_file
 from erpo_ray.errors import EnvironmentFault, UsageError
 from erpo_ray.prompts import seeds
 
@@ -58,6 +58,13 @@ def rows(source: Source, root: str) -> Iterator[Row]:
 def resolve(name: str, root: str) -> list[Path]:
     """Files that a path or glob names, starting from `root`; none when the name can only be a hub id."""
     path = Path(root).expanduser() / Path(name).expanduser()
+    with reading(path, f"name its files, for example {path}/*.jsonl"):
+        return _resolved(name, path, root)
+
+
+def _resolved(name: str, path: Path, root: str) -> list[Path]:
+    if path.is_file():
+        return [path]
     if any(sign in name for sign in "*?["):
         found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         if not found:
@@ -65,10 +72,8 @@ def resolve(name: str, root: str) -> list[Path]:
                 f"{path}: no file matches; check the pattern, or data.root (now {root or 'the working folder'})"
             )
         return found
-    if path.is_file():
-        return [path]
     if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name its files, for example {path}/*.jsonl")
+        raise IsADirectoryError
     if _HUB.fullmatch(name) and not name.endswith((".jsonl", ".json", ".gz", ".parquet")):
         return []
     raise UsageError(f"{missing(path)} (relative paths start from data.root, now {root or 'the working folder'})")
@@ -124,6 +129,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
     number = 0
+    require_file(path, "name a Parquet file")
     try:
         _require_plain(path)
         for batch in parquet.ParquetFile(path).iter_batches():

@@ -5,7 +5,6 @@ Tests put another `Files` in its place to fail or crash at the Nth operation; an
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -15,16 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from erpo_ray import disk
 from erpo_ray.errors import EnvironmentFault
 from erpo_ray.rundir.failpoints import failpoint
 
-_REMEDIES = {
-    errno.ENOSPC: "free space there or use another --run-dir",
-    errno.EDQUOT: "free space there or use another --run-dir",
-    errno.EROFS: "make the folder writable or use another --run-dir",
-    errno.EACCES: "make the folder writable or use another --run-dir",
-    errno.EPERM: "make the folder writable or use another --run-dir",
-}
+_INSTEAD = "use another --run-dir"
 
 
 def temporary(path: Path) -> Path:
@@ -76,7 +70,7 @@ class Files:
             raise EnvironmentFault(self._failed[path])
 
     def _fault(self, action: str, path: Path, error: OSError) -> EnvironmentFault:
-        remedy = _REMEDIES.get(error.errno or 0, "check the disk")
+        remedy = disk.remedy(error, _INSTEAD)
         self._failed[path] = f"cannot {action}: {error.strerror}; {remedy}, then start the same command again"
         return EnvironmentFault(self._failed[path])
 

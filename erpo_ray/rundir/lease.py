@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +18,8 @@ from erpo_ray.types import encode
 
 LOCK = ".lease.lock"
 FILE = "lease.json"
+_FLOCK = "hhqqi4x"
+"""`struct flock` of 64-bit Linux: type, whence, start, length, pid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,20 @@ class Lease:
                 break
             time.sleep(0.02)
         return found
+
+
+def held(root: Path) -> bool | None:
+    """Whether another process has the lease of `root`, on any machine whose locks this one sees; None where there is no
+    lock file, or it cannot be asked.
+
+    Not for the holder itself: a process that closes a file loses its locks on it.
+    """
+    try:
+        with (root / LOCK).open("rb") as stream:
+            found = fcntl.fcntl(stream, fcntl.F_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError:
+        return None
+    return struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK
 
 
 def _alive(pid: int) -> bool:

@@ -61,8 +61,9 @@ class RunDir:
         need_bytes: int = 0,
         files: Files | None = None,
         note: Callable[[str], None] = _log.warning,
+        option: str = "--run-dir",
     ) -> RunDir:
-        """Create the run or continue it.
+        """Create the run or continue it. `option` is what names the directory on the command line.
 
         `inputs` names what the configuration refers to, by hash. UsageError for a directory that is something else,
         belongs to another configuration, or is driven by a live process; EnvironmentFault when it cannot be written or
@@ -70,13 +71,13 @@ class RunDir:
         """
         root, files = Path(os.path.abspath(path)), files or Files()
         mine = fingerprint(config, inputs or {})
-        _require_ours(files, root)
-        _require_same(files, root, mine)
-        _require_space(files, root, need_bytes)
+        _require_ours(files, root, option)
+        _require_same(files, root, mine, option)
+        _require_space(files, root, need_bytes, option)
         files.ensure(root)
         lease = Lease(files, root)
         try:
-            _require_same(files, root, mine)  # another driver may have begun the run a moment ago
+            _require_same(files, root, mine, option)  # another driver may have begun the run a moment ago
             if not files.exists(root / "config.yaml"):
                 files.put(root / "config.yaml", config_yaml(config))
             _put_environment(files, root, note)
@@ -240,38 +241,39 @@ def _decoded(data: bytes, kind: type[T]) -> T | None:
         return None
 
 
-def _require_ours(files: Files, root: Path) -> None:
+def _require_ours(files: Files, root: Path, option: str) -> None:
     if not files.exists(root):
         return
     if not files.is_dir(root):
-        raise UsageError(f"{root} is a file, not a run directory; use another --run-dir")
+        raise UsageError(f"{root} is a file, not a run directory; use another {option}")
     names = set(files.names(root))
     begun = LOCK in names and names <= _BEGUN | {temporary(root / name).name for name in _BEGUN}
     if names and "fingerprint.json" not in names and not begun:
         raise UsageError(
             f"{root} is not empty and not a run directory (no fingerprint.json; found {', '.join(sorted(names)[:3])}); "
-            "use another --run-dir"
+            f"use another {option}"
         )
 
 
-def _require_same(files: Files, root: Path, mine: Fingerprint) -> None:
+def _require_same(files: Files, root: Path, mine: Fingerprint, option: str) -> None:
     path = root / "fingerprint.json"
     if not files.exists(path):
         return
     theirs = _decoded(files.read(path), Fingerprint)
     if theirs is None or not theirs.intact():
-        raise UsageError(f"{path} is damaged; restore it from a copy, or use another --run-dir")
+        raise UsageError(f"{path} is damaged; restore it from a copy, or use another {option}")
     if theirs != mine:
         changed = differences(theirs.config, mine.config)
         inputs = [f"input {line}" for line in differences(theirs.inputs, mine.inputs)]
+        what = "an evaluation" if "policy" in theirs.inputs else "a run"
         same = f"continue with its own {root / 'config.yaml'}" if changed else "bring back what was there"
         raise UsageError(
-            f"{root} belongs to a run with {'another configuration' if changed else 'other inputs'}. "
-            f"Changed: {'; '.join([*changed, *inputs])}. Use another --run-dir, or {same}"
+            f"{root} belongs to {what} with {'another configuration' if changed else 'other inputs'}. "
+            f"Changed: {'; '.join([*changed, *inputs])}. Use another {option}, or {same}"
         )
 
 
-def _require_space(files: Files, root: Path, need: int) -> None:
+def _require_space(files: Files, root: Path, need: int, option: str) -> None:
     place = next(place for place in (root, *root.parents) if files.exists(place))
     stages = root / "stages"
     held = sum(map(files.size, files.below(stages)[0])) if files.exists(stages) else 0
@@ -279,7 +281,7 @@ def _require_space(files: Files, root: Path, need: int) -> None:
     if free < need - held:
         raise EnvironmentFault(
             f"{place} has {free / 2**20:.0f} MiB free, the run needs {(need - held) / 2**20:.0f} MiB; "
-            "free space there or use another --run-dir"
+            f"free space there or use another {option}"
         )
 
 

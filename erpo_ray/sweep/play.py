@@ -15,15 +15,13 @@ from erpo_ray.errors import ErpoError, GateFailed, RunFailed
 from erpo_ray.preflight import Ready
 from erpo_ray.rundir import RunDir
 from erpo_ray.rundir.fingerprint import fingerprint
+from erpo_ray.rundir.kind import ROWS
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.sweep import budget, pages, table
 from erpo_ray.sweep.results import results
 from erpo_ray.sweep.rows import Row, Sweep
 from erpo_ray.sweep.share import Workers, adopt, sealed, shared_stages
 from erpo_ray.types import identity
-
-ROWS = "rows"
-"""Folder of the sweep that holds a run directory for each row."""
 
 
 def play(sweep: Sweep, out: Path, say: Callable[[str], None] = terminal.say) -> None:

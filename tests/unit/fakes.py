@@ -15,7 +15,7 @@ from erpo_ray.prompts.mixing import Mix, gather
 from erpo_ray.rules import RuleBook
 from erpo_ray.rundir import read_rows
 from erpo_ray.teachers import TemplateTeacher
-from erpo_ray.telemetry import STEPS, Step
+from erpo_ray.telemetry import STEPS, Standing, Step
 from erpo_ray.types import Advantage, Candidate, Example, Pair, Policy, Prompt, Request, Verdict, encode, seed_of
 from erpo_ray.usage import Upkeep
 
@@ -77,6 +77,9 @@ class Rote:
         return Policy(path, f"skill{(path / 'skill').read_text()}")
 
     def expect(self, policy: Policy) -> None: ...
+
+    def standing(self) -> Standing:
+        return Standing({})
 
     def prepare(self, policy: Policy) -> None:
         self._skill = int((policy.path / "skill").read_text())

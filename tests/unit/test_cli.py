@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from erpo_ray import endings, environment, estimate
-from erpo_ray.cli import guarded, main
+from erpo_ray.cli import main
 from erpo_ray.commands import chat, export
+from erpo_ray.commands.guarded import guarded
 from erpo_ray.config import Config
 from erpo_ray.errors import EnvironmentFault, GateFailed, Interrupted, RunFailed, UsageError
 from erpo_ray.progress import Progress
@@ -278,6 +279,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
     stream, now = io.StringIO(), [0.0]
     progress = Progress(stream, interval=30, clock=lambda: now[0])
     with progress.phase("roll\x1bouts", 100) as tick:
+        tick(0)
         for _ in range(100):
             now[0] += 1
             tick(1)
@@ -319,8 +321,21 @@ def test_on_a_terminal_phases_side_by_side_are_drawn_together() -> None:
 def test_training_steps_open_and_close_their_own_phase() -> None:
     stream, now = io.StringIO(), [0.0]
     progress = Progress(stream, clock=lambda: now[0])
-    for step in (1, 2):
+    for step in (1, 2, 3):
         now[0] += 5
-        progress.steps(step, 2, {"loss": 0.5})
+        progress.steps(step, 3, {"loss": 0.5})
     lines = stream.getvalue().splitlines()
-    assert (lines[0], lines[-1]) == ("training: 0/2", "training: 2/2 in 0:05, 0.4/s")
+    assert (lines[0], lines[-1]) == ("training: 0/3", "training: 3/3 in 0:10, 0.2/s")
+
+
+def test_what_an_earlier_start_did_counts_for_no_rate() -> None:
+    stream, now = io.StringIO(), [0.0]
+    with Progress(stream, interval=30, clock=lambda: now[0]).phase("rollouts", 1000) as tick:
+        tick(900)
+        for _ in range(30):
+            now[0] += 1
+            tick(1)
+    assert stream.getvalue().splitlines()[1:] == [
+        "rollouts: 930/1000, 1.0/s, 1:10 left",
+        "rollouts: 930/1000 in 0:30, 1.0/s",
+    ]

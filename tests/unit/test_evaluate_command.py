@@ -121,6 +121,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch, "backend_of", bench.boot)
+    monkeypatch.setattr(launch, "version", lambda path: f"skill{(path / 'skill').read_text()}")
     monkeypatch.setattr(preflight, "renderer", lambda path: Letters())
     monkeypatch.setattr("erpo_ray.engines.templates.around", lambda path: 0)
     monkeypatch.setattr(command, "model_of", Path)

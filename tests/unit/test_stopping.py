@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from erpo_ray import stopping, synthesis
-from erpo_ray.cli import guarded
+from erpo_ray.commands.guarded import guarded
 from erpo_ray.cluster.pool import Pool
 from erpo_ray.endings import terminable
 from erpo_ray.engines.vllm import Finished

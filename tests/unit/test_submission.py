@@ -20,7 +20,7 @@ from erpo_ray.cli import main
 from erpo_ray.cluster import submission
 from erpo_ray.cluster.submission import Sent, attempt, entrypoint, run_id
 from erpo_ray.config import Cluster, Config, Prefer
-from erpo_ray.errors import UsageError
+from erpo_ray.errors import EnvironmentFault, UsageError
 
 ROOT = Path(__file__).parents[2]
 DIR = "/mnt/shared/runs/first"
@@ -30,6 +30,7 @@ class Dashboard:
     """Jobs as Ray keeps them, without Ray."""
 
     ending = "FAILED"
+    cuts = 0
 
     def __init__(self) -> None:
         self.jobs: list[SimpleNamespace] = []
@@ -59,6 +60,10 @@ class Dashboard:
 
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
         yield "one\ntwo\n"
+        if self.cuts:
+            self.cuts -= 1
+            raise RuntimeError("the connection closed")
+        yield "three\n"
         self.jobs[-1].status.value = self.ending
 
 
@@ -153,9 +158,35 @@ def test_status_and_tail_find_the_last_job_of_a_directory(
     assert main(["tail", DIR + "2", "--address", "x"]) == 1
     dashboard.ending = "STOPPED"
     assert main(["tail", DIR + "2", "--address", "x"]) == 75
-    assert capsys.readouterr().out.splitlines()[:2] == ["one", "two"]
+    assert capsys.readouterr().out.splitlines()[:3] == ["one", "two", "three"]
     with pytest.raises(UsageError, match="no job for it"):
         submission.find("/elsewhere", "")
+
+
+def test_a_broken_connection_is_made_anew_and_each_line_told_once(dashboard: Dashboard) -> None:
+    submission.submit(Config(name="mine"), DIR, "")
+    dashboard.cuts = 2
+    told: list[str] = []
+    waits: list[float] = []
+    assert submission.follow(DIR, "", told.append, waits.append).status == "FAILED"
+    assert told == ["one", "two", "three"] and len(waits) == 2
+
+
+def test_a_dashboard_that_stays_away_ends_the_following(dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    submission.submit(Config(name="mine"), DIR, "")
+
+    def gone(seconds: float) -> None:
+        waits.append(seconds)
+        monkeypatch.setattr(dashboard, "list_jobs", shut)
+
+    def shut() -> None:
+        raise EnvironmentFault("no dashboard answers")
+
+    waits: list[float] = []
+    dashboard.cuts = 99
+    with pytest.raises(EnvironmentFault, match="no dashboard"):
+        submission.follow(DIR, "", lambda line: None, gone)
+    assert len(waits) == submission.MISSES
 
 
 @pytest.mark.parametrize(
