@@ -24,7 +24,6 @@ from erpo_ray.report.charts import Point
 from erpo_ray.report.front import undominated
 from erpo_ray.rundir.lines import ledger_rows
 from erpo_ray.sweep import rows as sweeps
-from erpo_ray.sweep.results import Result
 from erpo_ray.sweep.share import UNREAD, shared_stages
 from erpo_ray.types import Candidate, Rate, Verdict
 
@@ -364,16 +363,6 @@ def test_no_point_of_the_front_is_beaten() -> None:
     others = [point(0.1, 0.8), point(0.4, 0.95), point(0.05, 0.1)]
     assert undominated([*others, *best]) == best
     assert undominated([best[0], best[0]]) == [best[0], best[0]]
-
-
-def test_the_interval_of_the_balanced_score() -> None:
-    none = Rate(0, 0, 0, 0)
-    harmful, answered = Rate(0.9, 0.86, 0.92, 50), Rate(0.8, 0.77, 0.82, 60)
-    found = Result("r", "k", harmful, none, none, answered, none, none, 0, 0, 0.0, 0.0)
-    rate = found.balanced
-    # ((.9 + .8) / 2; below hypot(.04, .03) / 2, above hypot(.02, .02) / 2
-    assert (rate.value, rate.low, rate.n) == (pytest.approx(0.85), pytest.approx(0.825), 50)
-    assert rate.high == pytest.approx(0.85 + 0.5 * (2 * 0.02**2) ** 0.5)
 
 
 def test_a_file_without_rows_or_name_is_refused(tmp_path: Path) -> None:
