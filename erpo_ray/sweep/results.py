@@ -11,8 +11,10 @@ from erpo_ray.evaluate.metrics import answers
 from erpo_ray.prompts.loaders import name_of
 from erpo_ray.report.read import read
 from erpo_ray.report.records import Answer, Run
+from erpo_ray.sweep.adopting import Made, sealed
+from erpo_ray.sweep.adopting import seconds as taken_over
 from erpo_ray.sweep.rows import Row, Sweep
-from erpo_ray.sweep.share import sealed, shared_stages
+from erpo_ray.sweep.share import shared_stages
 from erpo_ray.types import Prompt, Rate
 
 
@@ -50,20 +52,26 @@ class Result:
 def results(sweep: Sweep, folder: Path, done: Collection[str]) -> list[Result]:
     """The rows that are done, in the order of the file. `folder` holds their run directories."""
     runs = {row.name: read(folder / row.name) for row in sweep.rows if row.name in done}
-    makers = {key: path.parents[1].name for key, path in sealed(sweep.rows, folder).items()}
+    makers = {key: made.row.name for key, made in sealed(Made(row, folder / row.name) for row in sweep.rows).items()}
+    elsewhere = {name: taken_over(folder / name) for name in runs}
     attacks = {name_of(source) for source in sweep.common.data.evaluate if source.attacks}
-    return [
-        _result(row, runs[row.name], _seconds(row, runs, makers), attacks) for row in sweep.rows if row.name in runs
-    ]
+    spent = {row.name: _seconds(row, runs, makers, elsewhere) for row in sweep.rows if row.name in runs}
+    return [_result(row, runs[row.name], spent[row.name], attacks) for row in sweep.rows if row.name in runs]
 
 
-def _seconds(row: Row, runs: Mapping[str, Run], makers: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], float]:
-    """By stage and phase: of the row's own stages, and of those that it took from the row which made them."""
-    own = dict(runs[row.name].seconds)
+def _seconds(
+    row: Row,
+    runs: Mapping[str, Run],
+    makers: Mapping[tuple[str, str], str],
+    elsewhere: Mapping[str, Mapping[tuple[str, str], float]],
+) -> dict[tuple[str, str], float]:
+    """By stage and phase: of the row's own stages, and of those it took, from the row or run that made them."""
+    own = {**elsewhere[row.name], **runs[row.name].seconds}
     for stage in shared_stages(row).items():
         maker = makers.get(stage, row.name)
         if maker != row.name and maker in runs:
-            own |= {key: spent for key, spent in runs[maker].seconds.items() if key[0] == stage[0]}
+            made = {**elsewhere[maker], **runs[maker].seconds}
+            own |= {key: spent for key, spent in made.items() if key[0] == stage[0]}
     return own
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from fakes import Letters, Rote
@@ -78,6 +78,9 @@ class Bench:
         return [id for _, backend in self.booted for id in backend.sampled]
 
 
+B = TypeVar("B", bound=Bench)
+
+
 class Watched(Rote):
     """Tells when it ends; Ctrl-C once so many candidates are there; a barren one always answers the same way."""
 
@@ -105,12 +108,12 @@ class Watched(Rote):
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return furnished(tmp_path, monkeypatch)
+    return furnished(Bench(tmp_path), monkeypatch)
 
 
-def furnished(folder: Path, patch: pytest.MonkeyPatch) -> Bench:
-    bench = Bench(folder)
-    patch.chdir(folder)
+def furnished(bench: B, patch: pytest.MonkeyPatch) -> B:
+    """With what a sweep asks of a machine put in its place."""
+    patch.chdir(bench.folder)
     patch.setattr(launch, "backend_of", bench.boot)
     patch.setattr("erpo_ray.report.refresh", lambda run, note: None)
     patch.setattr(preflight, "renderer", lambda path: Letters())
@@ -124,7 +127,7 @@ def furnished(folder: Path, patch: pytest.MonkeyPatch) -> Bench:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bench, str]]:
     """A sweep that went through, to look at, and what it printed."""
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as shown:
-        bench = furnished(tmp_path_factory.mktemp("sweep"), patch)
+        bench = furnished(Bench(tmp_path_factory.mktemp("sweep")), patch)
         assert bench.sweep() == 0
         yield bench, shown.getvalue()
 
@@ -208,14 +211,8 @@ def test_a_row_that_is_added_is_all_that_a_second_start_plays(bench: Bench) -> N
     assert [row["name"] for row in json.loads(Path("out/results.json").read_text())][-1] == "awdpo"
 
 
-def test_a_row_with_other_settings_is_refused(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_all_rows_share_cannot_change(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.sweep() == 0
-    bench.write(FILE.replace("rounds: {count: 1}", "rounds: {count: 0}"))
-    assert bench.sweep() == 2
-    assert "out/rows/erpo belongs to a run with another configuration. Changed: rounds.count: 1 -> 0" in (
-        capsys.readouterr().err
-    )
-    bench.write(FILE)
     assert bench.sweep("seed=1") == 2
     assert "out belongs to a run with another configuration. Changed: seed: 0 -> 1" in capsys.readouterr().err
 
