@@ -17,6 +17,7 @@ from typing import Any
 
 import openai
 import pytest
+from ports import reserved
 
 from erpo_ray.commands import harness
 from erpo_ray.config import Config
@@ -48,10 +49,11 @@ metric_list: [{{metric: exact_match}}]
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server that `erpo serve` started; SIGTERM must end both of them."""
     materialise(EMBEDDED)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
+    with reserved() as port:
+        yield from _serving(port, tmp_path_factory.mktemp("serve") / "log")
+
+
+def _serving(port: int, log: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "erpo_ray", "serve", EMBEDDED, "--port", str(port), "--name", "smol"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     with log.open("wb") as errors:
