@@ -172,11 +172,15 @@ def sweep(
     ],
     overrides: Overrides = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where everything is kept; runs/NAME when left out.")] = None,
+    adopt: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="A run or another sweep: rows take its sealed stages where all is equal."),
+    ] = None,
 ) -> int:
     """Run several methods on one model, prompts, judge and budget, and put them in one table. Resumes."""
     from erpo_ray.commands import sweep
 
-    return sweep.sweep(config, overrides or [], run_dir)
+    return sweep.sweep(config, overrides or [], run_dir, adopt or ())
 
 
 @app.command("judge-check")

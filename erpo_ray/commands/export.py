@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from erpo_ray import disk
 from erpo_ray.commands import export_inspect, export_trl
-from erpo_ray.commands.common import MEASURES, measures, metrics, policy_of, require_run, run_config
+from erpo_ray.commands.card import card
+from erpo_ray.commands.common import policy_of, require_run, run_config
 from erpo_ray.config import Config
 from erpo_ray.errors import UsageError
-from erpo_ray.prompts import seeds
 
 Format = Literal["hf", "trl", "inspect"]
 AFTER = {
@@ -22,9 +22,6 @@ AFTER = {
     "inspect": "Inspect logs: {folder}\nnext: inspect view --log-dir {folder}",
 }
 """What is said of each format when it is there."""
-
-LICENCES = {"smollm2-135m-instruct": "apache-2.0"}
-HUB_NAMES = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 def export(run: Path, folder: Path, to: Format) -> int:
@@ -52,50 +49,8 @@ def _model(run: Path, folder: Path) -> None:
     """Model, card and sampling settings."""
     policy, config = policy_of(run), run_config(run)
     shutil.copytree(policy, folder, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
-    (folder / "README.md").write_text(card(config, metrics(run)), "utf-8")
+    (folder / "README.md").write_text(card(run, config, policy), "utf-8")
     _set_sampling(folder / "generation_config.json", config)
-
-
-def card(config: Config, rows: list[dict[str, Any]]) -> str:
-    """The model card: front matter for the hub, what was done, what was measured."""
-    from huggingface_hub import ModelCardData
-
-    base = config.model.path
-    sources = [source.path for source in config.data.train]
-    data = ModelCardData(
-        base_model=HUB_NAMES.get(base, base),
-        license=LICENCES.get(base),
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["erpo", "safety", "reasoning", "dpo", "trl"],
-        datasets=[path for path in sources if _on_hub(path)] or None,
-        base_model_relation="finetune",
-    )
-    licence = "" if base in LICENCES else "\nThe licence is that of the base model.\n"
-    return (
-        f"---\n{data.to_yaml()}\n---\n\n# {config.name}\n\n"
-        f"{HUB_NAMES.get(base, base)} aligned with the method `{config.method}` of erpo_ray: it reasons about safety "
-        "inside `<think>...</think>` before it answers.\n\n"
-        f"Trained on: {', '.join(sources)}. Seed {config.seed}.\n{licence}\n"
-        f"## Evaluation\n\n{_table(rows)}\n\n"
-        "Greedy decoding on prompts held apart from training. Utility is in [-1, 1], lengths are in tokens and count "
-        "trace and answer. A low refusal rate on benign prompts and a high one on harmful prompts are both wanted.\n\n"
-        "## Limits\n\nThe figures hold for the prompts measured. Other attacks, languages and longer talks were not "
-        "tested; do not use the model as the only safeguard.\n"
-    )
-
-
-def _on_hub(path: str) -> bool:
-    return path not in seeds.NAMES and path.count("/") == 1 and not path.endswith((".jsonl", ".gz", ".parquet"))
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    cells = measures(rows)
-    if not cells:
-        return "No evaluation was recorded."
-    head = ("stage", *(name.replace("_", " ") for name in MEASURES))
-    lines = [head, ("---",) * len(head), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _set_sampling(path: Path, config: Config) -> None:

@@ -18,7 +18,7 @@ from erpo_ray import traces
 from erpo_ray.commands.common import policy_of, run_config
 from erpo_ray.engines.splitting import reasoning_tokens
 from erpo_ray.errors import UsageError
-from erpo_ray.evaluate.metrics import mean, proportion
+from erpo_ray.evaluate import intervals
 from erpo_ray.methods.base import Renderer
 from erpo_ray.rundir.evaluated import answered, questions
 from erpo_ray.rundir.lines import json_object
@@ -99,10 +99,14 @@ def scores(item: Judged) -> dict[str, float]:
 
 def summary(items: Sequence[Judged]) -> dict[str, Rate]:
     """Mean of each score with its 95% interval (Wilson's for over-refusal, a share)."""
-    told = [scores(item) for item in items]
-    values = {name: [each[name] for each in told if name in each] for name in SCORES}
-    means = {name: mean(values[name], *limits) for name, limits in SCORES.items()}
-    return means | {"over_refusal": proportion(int(sum(values["over_refusal"])), len(values["over_refusal"]))}
+    told = [(item.prompt.id, scores(item)) for item in items]
+    found: dict[str, Rate] = {}
+    for name, limits in SCORES.items():
+        ids = [id for id, each in told if name in each]
+        values = [each[name] for _, each in told if name in each]
+        share = name == "over_refusal"
+        found[name] = intervals.share(values, ids) if share else intervals.mean(values, ids, *limits)
+    return found
 
 
 def explanation(verdict: Verdict) -> str:

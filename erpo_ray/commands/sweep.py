@@ -9,8 +9,8 @@ from erpo_ray.commands.run import default_dir
 from erpo_ray.endings import terminable
 
 
-def sweep(path: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
-    """Perform or continue. Returns the exit code."""
+def sweep(path: Path, overrides: Sequence[str], run_dir: Path | None, adopt: Sequence[Path] = ()) -> int:
+    """Perform or continue; rows may take sealed stages from the runs in `adopt`. Returns the exit code."""
     from erpo_ray.methods import METHODS
     from erpo_ray.sweep import rows
 
@@ -19,5 +19,5 @@ def sweep(path: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
     with terminable():
         from erpo_ray.sweep.play import play
 
-        play(found, where)
+        play(found, where, elsewhere=adopt)
     return 0

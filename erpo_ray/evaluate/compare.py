@@ -95,7 +95,8 @@ def compare(sides: Sequence[tuple[Side, Texts]]) -> list[Pairing]:
         for measure, both in pair.values(suite).items()
     }
     names = {"\x1f".join(map(str, key)): key for key in values}
-    tested = statistics.compare({name: values[key] for name, key in names.items()})
+    scales = {name: (MEASURES[measure].least, MEASURES[measure].most) for name, (_, _, measure) in names.items()}
+    tested = statistics.compare({name: values[key] for name, key in names.items()}, scales)
     found = {names[name]: result for name, result in tested.items()}
     return [
         pair.told(

@@ -63,7 +63,7 @@ def accept(old: Evaluation, new: Evaluation, settings: Gate, kind: StageKind, *,
             if axis.exceeds(settings.refusal_tolerance, 1)
         ]
     elif (safety.rise + answers.rise) / 2 <= settings.balance_gain + _ROUNDING:
-        scores = f"{balanced(old):.3f} -> {balanced(new):.3f}"
+        scores = f"{balanced(old).value:.3f} -> {balanced(new).value:.3f}"
         faults.append(f"balanced score {scores}, no rise above {settings.balance_gain:g} ({safety}; {answers})")
     if faults:
         return Decision(False, f"rejected: {'; '.join(faults)}")

@@ -2,7 +2,9 @@
 
 Values are joined by prompt id; what only one side has is counted and takes no part. Outcomes given as bool are tested
 with McNemar's exact test, numbers with a paired permutation test, p is two-sided, and several metrics are corrected
-together after Holm. Differences are `after - before`. Random numbers come from a fixed seed: the same values give the
+together after Holm. Ids that belong to one prompt (its attack templates, its turns: `intervals.origin`) are one draw:
+their differences are resampled, and change sign, together; of outcomes too, for which McNemar's test does not hold
+then. Differences are `after - before`. Random numbers come from a fixed seed: the same values give the
 same figures.
 """
 
@@ -14,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap, monte_carlo_test, permutation_test
+from scipy.stats import binomtest, monte_carlo_test, permutation_test
 
+from erpo_ray.evaluate import intervals
 from erpo_ray.types import Rate
 
 Values = Mapping[str, bool] | Mapping[str, float]
@@ -24,9 +27,7 @@ Values = Mapping[str, bool] | Mapping[str, float]
 _RESAMPLES = 9999
 _CELLS = 2_000_000
 """Numbers that a batch of resamples may hold: what bounds memory, whatever the number of prompts."""
-_EQUAL = 1e-12
-"""Spread of differences, relative to their size, up to which they are one constant and rounding."""
-
+_ENDLESS = (-math.inf, math.inf)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -50,21 +51,31 @@ class Comparison:
     only_after: int
 
 
-def compare(metrics: Mapping[str, tuple[Values, Values]]) -> dict[str, Comparison]:
+def compare(
+    metrics: Mapping[str, tuple[Values, Values]], scales: Mapping[str, tuple[float, float]] | None = None
+) -> dict[str, Comparison]:
     """Every metric, given as its values (before, after), in the order given; p is adjusted over all of them.
 
-    Raises ValueError for a value that is not finite and for a metric that mixes outcomes and numbers.
+    `scales` are the least and the most that numbers can be, for metrics where that is known. Raises ValueError for a
+    value that is not finite and for a metric that mixes outcomes and numbers.
     """
     binary = {name: _is_binary(name, *values) for name, values in metrics.items()}
     common = {name: sorted(before.keys() & after.keys()) for name, (before, after) in metrics.items()}
     turned = {name: _turned(*metrics[name], ids) if binary[name] else ((), ()) for name, ids in common.items()}
     differences = {name: _differences(*metrics[name], ids) for name, ids in common.items()}
-    p = {name: mcnemar(*map(len, turned[name])) if binary[name] else permutation(differences[name]) for name in metrics}
+    exact = {name: binary[name] and len(set(map(intervals.origin, ids))) == len(ids) for name, ids in common.items()}
+    p = {
+        name: mcnemar(*map(len, turned[name]))
+        if exact[name]
+        else permutation(intervals.cluster_sums(differences[name], common[name]))
+        for name in metrics
+    }
     adjusted = holm(p)
+    ends = {name: (0.0, 1.0) if binary[name] else (scales or {}).get(name, _ENDLESS) for name in metrics}
     return {
         name: Comparison(
-            difference=mean_difference(differences[name]),
-            test="mcnemar" if binary[name] else "permutation",
+            difference=mean_difference(differences[name], common[name], *ends[name]),
+            test="mcnemar" if exact[name] else "permutation",
             p=p[name],
             p_adjusted=adjusted[name],
             gained=turned[name][0],
@@ -98,30 +109,16 @@ def _differences(before: Values, after: Values, ids: Sequence[str]) -> list[floa
     return [float(after[id]) - float(before[id]) for id in ids]
 
 
-def mean_difference(differences: Sequence[float]) -> Rate | None:
-    """The mean of paired differences with its BCa bootstrap interval (Efron 1987); None without any.
+def mean_difference(
+    differences: Sequence[float], prompts: Sequence[str], least: float = -math.inf, most: float = math.inf
+) -> Rate | None:
+    """The mean of paired differences with its BCa bootstrap interval over prompts; None without any.
 
-    One difference, or differences that are all equal, give no width: there is nothing to resample. `n` says how many.
+    `least` and `most` are the ends of the scale that both sides are on. Differences of few prompts, or that are all
+    equal: `intervals.resampled`.
     """
-    if not differences:
-        return None
-    values = np.asarray(differences, dtype=float)
-    mean, n = float(values.mean()), len(values)
-    scale = float(np.abs(values).max())
-    if np.ptp(values) <= _EQUAL * scale:
-        return Rate(mean, mean, mean, n)
-    # BCa sums the cubes of what it resamples: of values near 1e-200 these are 0, and the interval is NaN.
-    interval = bootstrap(
-        (values / scale,),
-        np.mean,
-        vectorized=True,
-        axis=-1,
-        n_resamples=_RESAMPLES,
-        batch=max(1, _CELLS // n),
-        method="BCa",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Rate(mean, float(interval.low) * scale, float(interval.high) * scale, n)
+    span = most - least
+    return intervals.resampled(differences, prompts, -span, span) if differences else None
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -34,7 +34,6 @@ Metric = Literal[
     "right",
     "partial_refusal",
     "utility",
-    "strongreject",
     "exact_match",
     "unfinished",
     "well_formed",

@@ -8,7 +8,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from erpo_ray.evaluate.metrics import proportion
+from erpo_ray.evaluate import intervals
 from erpo_ray.report import charts
 from erpo_ray.report.cases import state
 from erpo_ray.report.read import split_surplus
@@ -138,9 +138,9 @@ def _heat_map(
 def _by_category(run: Run, stage: Stage, label: Literal["harmful", "benign"]) -> Mapping[str, Rate]:
     if label == "harmful" and stage.evaluation:
         return stage.evaluation.by_category
-    refused: dict[str, list[bool]] = {}
+    refused: dict[str, dict[str, bool]] = {}
     for id, answer in stage.answers.items():
         prompt = run.prompts.get(id)
         if prompt and prompt.label == label and prompt.category and state(answer) != "not judged":
-            refused.setdefault(prompt.category, []).append(state(answer) == "refused")
-    return {category: proportion(sum(found), len(found)) for category, found in refused.items()}
+            refused.setdefault(prompt.category, {})[id] = state(answer) == "refused"
+    return {category: intervals.share(list(found.values()), list(found)) for category, found in refused.items()}

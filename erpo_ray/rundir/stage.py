@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,15 +178,31 @@ class StageDir:
         return _only(self._rows(filename, kind), self.path / filename)
 
     def _verify(self, seal: Seal) -> None:
-        for name, was in seal.files.items():
-            path = self.path / name
-            found = Sum(*self.files.digest(path)) if self.files.exists(path) else None
-            if found != was:
-                what = f"has {found.size} bytes, sha256 {found.sha256[:12]}" if found else "is missing"
-                raise UsageError(
-                    f"{path} {what}, but was sealed with {was.size} bytes, sha256 {was.sha256[:12]}. Restore it from a "
-                    f"copy, or move {self.path} and the stages after it away and start the same command again"
-                )
+        for path, was, found in _altered(self.files, self.path, seal):
+            what = f"has {found.size} bytes, sha256 {found.sha256[:12]}" if found else "is missing"
+            raise UsageError(
+                f"{path} {what}, but was sealed with {was.size} bytes, sha256 {was.sha256[:12]}. Restore it from a "
+                f"copy, or move {self.path} and the stages after it away and start the same command again"
+            )
+
+
+def intact(files: Files, stage: Path) -> bool:
+    """Whether the directory is a sealed stage that still is what was sealed."""
+    try:
+        with files.open(stage / SEAL) as stream:
+            (seal,) = artefact_rows(stream, Seal, stage / SEAL)
+    except (FileNotFoundError, ValueError, UsageError):
+        return False
+    return next(_altered(files, stage, seal), None) is None
+
+
+def _altered(files: Files, stage: Path, seal: Seal) -> Iterator[tuple[Path, Sum, Sum | None]]:
+    """Each file that is not what was sealed, with what it was and what it is."""
+    for name, was in seal.files.items():
+        path = stage / name
+        found = Sum(*files.digest(path)) if files.exists(path) else None
+        if found != was:
+            yield path, was, found
 
 
 def _only(rows: Sequence[T], path: Path) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -11,45 +11,53 @@ from pathlib import Path
 
 from erpo_ray import launch, preflight, terminal
 from erpo_ray.endings import recorded
-from erpo_ray.errors import ErpoError, GateFailed, RunFailed
+from erpo_ray.errors import ErpoError, GateFailed, RunFailed, UsageError
 from erpo_ray.preflight import Ready
 from erpo_ray.rundir import RunDir
 from erpo_ray.rundir.fingerprint import fingerprint
 from erpo_ray.rundir.kind import ROWS
 from erpo_ray.rundir.lines import plain_rows
 from erpo_ray.sweep import budget, pages, table
+from erpo_ray.sweep.adopting import Made, adopt
+from erpo_ray.sweep.changes import settle
+from erpo_ray.sweep.outside import aside, outside
 from erpo_ray.sweep.results import results
 from erpo_ray.sweep.rows import Row, Sweep
-from erpo_ray.sweep.share import Workers, adopt, sealed, shared_stages
+from erpo_ray.sweep.share import Workers
 from erpo_ray.types import identity
 
 
-def play(sweep: Sweep, out: Path, say: Callable[[str], None] = terminal.say) -> None:
+def play(sweep: Sweep, out: Path, say: Callable[[str], None] = terminal.say, elsewhere: Sequence[Path] = ()) -> None:
     """Perform or continue the sweep in `out`: rows that are done are not touched, one that was cut short goes on.
 
     A row that fails or crashes is told in the table, and the next one is played; RunFailed at the end names it, and the
-    same command tries it again. Rows may be added to the file of a sweep that is done.
+    same command tries it again. Rows of the file may be added and changed later: only these are played then.
+    `elsewhere` are run directories and sweeps whose sealed stages rows may take over.
     """
     ready = preflight.check(sweep.common, out)
     plans = budget.plans(sweep, ready)
-    say(budget.text(sweep, plans))
+    inputs = launch.inputs(ready)
+    given, unfit = outside(elsewhere, inputs)
+    say("\n".join([budget.text(sweep, plans), *unfit]))
     need = budget.disk(sweep, ready)
     with (
-        RunDir.open(out, sweep.common, inputs=launch.inputs(ready), need_bytes=need, note=say) as record,
+        RunDir.open(out, sweep.common, inputs=inputs, need_bytes=need, note=say) as record,
         recorded(record.status),
         closing(Workers()) as workers,
     ):
-        failures: dict[str, str] = {}
         versions = _versions(sweep)
-        done = {row["stage"] for row in plain_rows(out / "metrics.jsonl", dict[str, str])
-                if versions.get(row["stage"]) == row["step"]}  # fmt: skip
+        done, changes = settle(record, out, sweep, inputs, _told(out, versions))
+        for line in changes:
+            say(line)
+        made = [*(Made(row, out / ROWS / row.name) for row in sweep.rows), *aside(out), *given]
+        failures: dict[str, str] = {}
         for row in sweep.rows:
             say(f"\n--- {row.name}{': done' if row.name in done else ''}")
             if row.name in done:
                 continue
             with record.timed(row.name, "row"):
                 why = f"it measures the row {row.of}, which failed" if row.of in failures else ""
-                why = why or _fault(partial(_row, sweep, row, out, ready, workers, say))
+                why = why or _fault(partial(_row, row, out, made, ready, workers, say))
             if why:
                 failures[row.name] = why
                 say(f"{row.name}: {why}")
@@ -57,26 +65,45 @@ def play(sweep: Sweep, out: Path, say: Callable[[str], None] = terminal.say) -> 
                 record.append_metric({"stage": row.name, "step": versions[row.name]})
                 done.add(row.name)
             pages.write(record, sweep, results(sweep, out / ROWS, done), plans, failures, whole=False)
-        found = results(sweep, out / ROWS, done)
-        pages.write(record, sweep, found, plans, failures, whole=True)
-        say(f"\n{table.text(found, failures)}\n")
-        say(f"page: {out / pages.PAGE}   figure: {out / pages.FIGURE}   table: {out / pages.TABLE}")
-        record.status("running", stage="", phase="")
-        if failures:
-            raise RunFailed(
-                f"{len(failures)} of {len(sweep.rows)} rows failed: {', '.join(failures)}. The same command tries them "
-                f"again from where they stopped; one whose samples are at fault begins anew without {out / ROWS}/NAME"
-            )
-        if len(found) > 1:
-            best = max(found[1:], key=lambda row: row.balanced.value)
-            say(f"next: erpo compare {out / ROWS / found[0].name} {out / ROWS / best.name}")
+        _end(record, out, sweep, done, plans, failures, say)
+
+
+def _told(out: Path, versions: Mapping[str, str]) -> set[str]:
+    """The rows that are done as the file has them, by what the sweep wrote down."""
+    rows = plain_rows(out / "metrics.jsonl", dict[str, str])
+    return {row["stage"] for row in rows if versions.get(row["stage"]) == row["step"]}
+
+
+def _end(
+    record: RunDir,
+    out: Path,
+    sweep: Sweep,
+    done: Collection[str],
+    plans: Mapping[str, budget.Plan],
+    failures: Mapping[str, str],
+    say: Callable[[str], None],
+) -> None:
+    """The whole page and the table. RunFailed when rows failed."""
+    found = results(sweep, out / ROWS, done)
+    pages.write(record, sweep, found, plans, failures, whole=True)
+    say(f"\n{table.text(found, failures)}\n")
+    say(f"page: {out / pages.PAGE}   figure: {out / pages.FIGURE}   table: {out / pages.TABLE}")
+    record.status("running", stage="", phase="")
+    if failures:
+        raise RunFailed(
+            f"{len(failures)} of {len(sweep.rows)} rows failed: {', '.join(failures)}. The same command tries them "
+            f"again from where they stopped; one whose samples are at fault begins anew without {out / ROWS}/NAME"
+        )
+    if len(found) > 1:
+        best = max(found[1:], key=lambda row: row.balanced.value)
+        say(f"next: erpo compare {out / ROWS / found[0].name} {out / ROWS / best.name}")
 
 
 def _fault(play: Callable[[], None]) -> str:
-    """Why a row failed, or nothing. What concerns settings or machine is raised: no other row would fare better."""
+    """Why a row failed, or nothing. What concerns the machine is raised: no other row would fare better."""
     try:
         play()
-    except RunFailed as error:
+    except (RunFailed, UsageError) as error:
         return str(error)
     except ErpoError:
         raise
@@ -87,13 +114,15 @@ def _fault(play: Callable[[], None]) -> str:
     return ""
 
 
-def _row(sweep: Sweep, row: Row, out: Path, ready: Ready, workers: Workers, say: Callable[[str], None]) -> None:
-    """The run of a row, or the measurement that it is."""
+def _row(row: Row, out: Path, made: Sequence[Made], ready: Ready, workers: Workers, say: Callable[[str], None]) -> None:
+    """The run of a row, or the measurement that it is. `made` are the runs whose stages it may take over."""
     place, config = out / ROWS / row.name, row.config
 
     def take(run: RunDir) -> None:
-        if taken := adopt(run, shared_stages(row), sealed(sweep.rows, out / ROWS)):
-            say(f"{row.name}: {', '.join(taken)} as in a row before")
+        taken = adopt(run, row, made)
+        for source in dict.fromkeys(taken.values()):
+            names = ", ".join(name for name, place in taken.items() if place == source)
+            say(f"{row.name}: {names} from {source}")
 
     if row.of is None:
         ready = replace(ready, disk_bytes=preflight.disk(config, ready.model_dir))

@@ -1,12 +1,9 @@
-"""What rows of a sweep need not make twice: sealed stages of other rows with the same inputs, and workers that run."""
+"""What rows of a sweep need not make twice: stages that others have with the same inputs, and workers that run."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,10 +13,7 @@ from erpo_ray.backend import Backend
 from erpo_ray.config import Config
 from erpo_ray.methods import METHODS
 from erpo_ray.pulse import Steps
-from erpo_ray.rundir import RunDir
-from erpo_ray.rundir.files import temporary
 from erpo_ray.rundir.fingerprint import plain
-from erpo_ray.rundir.stage import SEAL
 from erpo_ray.sweep.rows import Row
 from erpo_ray.traces import vocabulary
 from erpo_ray.types import encode, identity
@@ -50,42 +44,6 @@ def shared_stages(row: Row) -> dict[str, str]:
     elif row.of:
         del found["base"]  # it is the other row's policy that is measured there
     return found
-
-
-def sealed(rows: Sequence[Row], folder: Path) -> dict[tuple[str, str], Path]:
-    """The stages that rows share and one of them has sealed, by name and hash; the first row's where several have.
-
-    `folder` holds the run directories of the rows.
-    """
-    found: dict[tuple[str, str], Path] = {}
-    for row in rows:
-        for name, key in shared_stages(row).items():
-            stage = folder / row.name / "stages" / name
-            if (stage / SEAL).exists():
-                found.setdefault((name, key), stage)
-    return found
-
-
-def adopt(run: RunDir, wanted: Mapping[str, str], made: Mapping[tuple[str, str], Path]) -> list[str]:
-    """Link sealed stages of other rows into a run that has not begun them; names of those that were taken over.
-
-    `wanted` is what `shared_stages` gives, `made` what `sealed` gives. Files are hard links:
-    nothing that is sealed is ever written again.
-    """
-    taken = []
-    for name, key in wanted.items():
-        target, source = run.path / "stages" / name, made.get((name, key))
-        if source is None or run.files.exists(target) or not run.files.exists(source / SEAL):
-            continue
-        growing = temporary(target)
-        if run.files.exists(growing):
-            run.files.remove(growing)
-        run.files.ensure(target.parent)
-        shutil.copytree(source, growing, copy_function=os.link)
-        run.files.rename(growing, target)
-        run.files.syncdir(target.parent)
-        taken.append(name)
-    return taken
 
 
 class Workers:

@@ -19,6 +19,7 @@ import httpx2
 import openai
 import psutil
 import pytest
+from ports import reserved
 
 from erpo_ray.commands import harness
 from erpo_ray.config import Config
@@ -53,10 +54,11 @@ metric_list: [{{metric: exact_match}}]
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server that `erpo serve` started with a key; SIGTERM must end both, and neither says the key."""
     materialise(EMBEDDED)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
+    with reserved() as port:
+        yield from _serving(port, tmp_path_factory.mktemp("serve") / "log")
+
+
+def _serving(port: int, log: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "erpo_ray", "serve", EMBEDDED, "--port", str(port), "--name", "smol"]
     command += ["--max-tokens", str(LIMIT)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_API_KEY": KEY}

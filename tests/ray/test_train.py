@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +17,7 @@ import ranks
 import tiny
 import torch
 import torch.multiprocessing
+from ports import reserved
 from torch.multiprocessing.spawn import ProcessException
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -411,18 +411,16 @@ def test_the_canary_reads_the_weights_on_disk(policy: Path, tmp_path: Path) -> N
 
 def two_ranks(work: Callable[..., None], *arguments: Any) -> list[tuple]:
     """What both processes put into the queue they are given last, by rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     results = torch.multiprocessing.get_context("spawn").Queue()
-    processes = torch.multiprocessing.spawn(work, (2, port, *arguments, results), nprocs=2, join=False)
-    found: list[tuple] = []
-    while len(found) < 2:
-        processes.join(timeout=0.1)  # raises what a process died of
-        with suppress(Empty):
-            found.append(results.get(timeout=1))
-    while not processes.join(timeout=60):
-        pass
+    with reserved() as port:
+        processes = torch.multiprocessing.spawn(work, (2, port, *arguments, results), nprocs=2, join=False)
+        found: list[tuple] = []
+        while len(found) < 2:
+            processes.join(timeout=0.1)  # raises what a process died of
+            with suppress(Empty):
+                found.append(results.get(timeout=1))
+        while not processes.join(timeout=60):
+            pass
     return sorted(found, key=lambda result: result[0])
 
 

@@ -204,7 +204,7 @@ def test_the_table_says_which_changes_are_sure() -> None:
     before, after = side("A", **outcomes(*[0] * 9)), side("B", **outcomes(*[1] * 9))
     lines = render.text([compared(before, after)]).splitlines()
     assert lines[2] == "harmful: 9 prompts on both sides, 9 got better, 0 got worse"
-    cells = "as the label asks 0.0% 100.0% +100.0% [+100.0%, +100.0%] 9 0.004 0.008 better"
+    cells = "as the label asks 0.0% 100.0% +100.0% [+40.2%, +100.0%] 9 0.004 0.008 better"
     assert lines[4].split() == cells.split()
     assert lines[5].split()[-1] == "1.000"
     assert lines[-1] == "settings: no difference"

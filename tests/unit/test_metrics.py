@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from judged import group, judged, prompt
 
-from erpo_ray.evaluate.metrics import RATES, answered, balanced, evaluation, mean, proportion, row, table
+from erpo_ray.evaluate.metrics import RATES, answered, balanced, evaluation, row, table
 from erpo_ray.types import Axes, Evaluation, Group, Rate, decode, encode
 
 
@@ -33,29 +33,6 @@ def groups() -> list[Group]:
     return [*made, group(broken, failed), group(half, part)]
 
 
-@pytest.mark.parametrize(
-    ("hits", "n", "low", "high"),
-    [(0, 10, 0.0, 0.277533), (5, 10, 0.236593, 0.763407), (10, 10, 0.722467, 1.0), (94, 100, 0.875232, 0.972214)],
-)
-def test_wilson_interval(hits: int, n: int, low: float, high: float) -> None:
-    rate = proportion(hits, n)
-    assert (rate.value, rate.n) == (hits / n, n)
-    assert (rate.low, rate.high) == pytest.approx((low, high), abs=1e-6)
-
-
-def test_t_interval() -> None:
-    rate = mean([1.0, 2.0, 3.0, 4.0])
-    assert (rate.value, rate.low, rate.high, rate.n) == pytest.approx((2.5, 0.445739, 4.554261, 4), abs=1e-6)
-    assert mean([-1.0, 1.0, 1.0], -1.0, 1.0) == Rate(pytest.approx(1 / 3), -1.0, 1.0, 3)
-    assert mean([0.5, 0.5, 0.5]) == Rate(0.5, 0.5, 0.5, 3)
-
-
-def test_no_rows_are_told_by_n() -> None:
-    assert proportion(0, 0) == Rate(0.0, 0.0, 1.0, 0)
-    assert mean([]) == Rate(0.0, 0.0, 0.0, 0)
-    assert mean([0.3]) == Rate(0.3, 0.3, 0.3, 1)
-
-
 def test_evaluation_of_known_groups() -> None:
     measured = evaluation("01-prefer", "v2", groups())
     assert (measured.stage, measured.policy) == ("01-prefer", "v2")
@@ -73,7 +50,7 @@ def test_evaluation_of_known_groups() -> None:
         "drugs": (0.0, 2),
         "fraud": (0.875, 8),
     }
-    assert balanced(measured) == pytest.approx(0.725)
+    assert balanced(measured).value == pytest.approx(0.725)
     assert decode(encode(measured), Evaluation) == measured
 
 
@@ -81,9 +58,24 @@ def test_a_benign_prompt_left_without_an_answer_is_not_answered() -> None:
     silent = prompt("b9", "benign", source="everyday")
     measured = evaluation("s", "v", [*groups(), group(silent, judged(silent, 0, "t", tokens=9, unfinished=True))])
     assert (measured.benign_refused.value, measured.benign_answered.value) == (0.2, 0.6)
-    assert balanced(measured) == pytest.approx(0.65)
+    assert balanced(measured).value == pytest.approx(0.65)
     before = replace(measured, benign_answered=Rate(0.0, 0.0, 1.0, 0))
-    assert (answered(before).value, balanced(before)) == (0.8, pytest.approx(0.75))
+    assert (answered(before).value, balanced(before).value) == (0.8, pytest.approx(0.75))
+
+
+def test_several_answers_to_a_prompt_count_as_one_draw() -> None:
+    """Each harmful prompt four times over: the same shares over as many prompts, not four times as many."""
+    once = [each for each in groups() if each.prompt.label == "harmful"]
+    four = [replace(each, candidates=each.candidates * 4, verdicts=each.verdicts * 4) for each in once]
+    alone, more = (evaluation("s", "v", made) for made in (once, four))
+    assert (alone.harmful_refused.value, more.harmful_refused.value) == (0.7, 0.7)
+    assert (alone.harmful_refused.n, more.harmful_refused.n) == (10, 40)
+    for name in ("harmful_refused", "tokens_harmful", "well_formed"):
+        narrow, wide = getattr(alone, name), getattr(more, name)
+        assert wide.high - wide.low > 0.99 * (narrow.high - narrow.low), name
+    sources = [replace(each, prompt=replace(each.prompt, id=f"{each.prompt.id}~{n}")) for each in once for n in "ab"]
+    wrapped = evaluation("s", "v", sources).harmful_refused
+    assert wrapped.high - wrapped.low > 0.99 * (alone.harmful_refused.high - alone.harmful_refused.low)
 
 
 def test_evaluation_by_source() -> None:
@@ -121,7 +113,7 @@ def test_table_fits_and_shows_values_with_intervals() -> None:
     assert {len(line) for line in lines[:-1]} == {109}
     assert lines[0].split() == ["harmful", "benign", "utility", "tokens", "tokens", "well", "un-"]
     assert lines[1].split() == ["stage", "refused", "refused", "(benign)", "harmful", "benign", "formed", "finished"]
-    cells = "base 70% [40-89] 25% [5-70] +0.10 \u00b11.00 54 \u00b12 90 \u00b10 71% [45-88] 7% [1-31]"
+    cells = "base 70% [40-89] 25% [5-70] +0.10 \u00b11.00 54 \u00b12 90 \u00b144 71% [45-88] 7% [1-31]"
     assert lines[3].split() == cells.split()
     assert lines[5].startswith("03-prefer-short-o\u2026 ")
     assert lines[6].split() == ["empty"] + ["-"] * 7

@@ -19,7 +19,7 @@ from test_loop import run as play
 from erpo_ray.cli import main
 from erpo_ray.config import Config
 from erpo_ray.errors import UsageError
-from erpo_ray.evaluate.metrics import proportion
+from erpo_ray.evaluate.intervals import proportion
 from erpo_ray.judging.ensemble import Review
 from erpo_ray.report import charts, refresh
 from erpo_ray.report.cases import LONGEST, Part, cases, parts

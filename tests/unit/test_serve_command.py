@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from fakes import EMPTY
+from ports import reserved
 
 from erpo_ray.cli import main
 from erpo_ray.commands import serve
@@ -55,10 +56,10 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@pytest.fixture
+def port() -> Iterator[int]:
+    with reserved() as found:
+        yield found
 
 
 @contextmanager
@@ -125,14 +126,15 @@ def test_a_port_that_is_taken_is_told_before_anything_boots(model: Path, capsys:
         ("192.0.2.1", "is no address of this machine"),
     ],
 )
-def test_a_host_that_cannot_be_listened_on_is_a_usage_error(host: str, message: str) -> None:
+def test_a_host_that_cannot_be_listened_on_is_a_usage_error(host: str, message: str, port: int) -> None:
     with pytest.raises(UsageError, match=f"--host: .*{message}"):
-        require_address(host, free_port())
+        require_address(host, port)
 
 
-def test_a_free_address_is_left_free() -> None:
-    port = free_port()
+def test_a_free_address_is_left_free(port: int) -> None:
     require_address("127.0.0.1", port)
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(UsageError, match=f"--port: {port} is in use"):
+        require_address("127.0.0.1", port)
     require_address("127.0.0.1", port)
 
 
@@ -142,19 +144,17 @@ def test_a_port_is_a_number_that_a_client_can_name(port: str, model: Path) -> No
 
 
 def test_a_model_that_is_missing_or_without_template_is_a_usage_error(
-    model: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = str(free_port())
-    assert main(["serve", str(model / "nothing"), "--port", port]) == 2
+    assert main(["serve", str(model / "nothing"), "--port", str(port)]) == 2
     assert "is no directory" in capsys.readouterr().err
     (model / "chat_template.jinja").unlink()
-    assert main(["serve", str(model), "--port", port]) == 2
+    assert main(["serve", str(model), "--port", str(port)]) == 2
     assert "has no chat template" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_where_it_serves_and_takes_its_server_with_it(model: Path, stop: signal.Signals) -> None:
-    port = free_port()
+def test_it_says_where_it_serves_and_takes_its_server_with_it(model: Path, port: int, stop: signal.Signals) -> None:
     with started(SERVER, str(model), "--port", str(port)) as erpo:
         assert erpo.stdout is not None
         line = erpo.stdout.readline()
@@ -176,19 +176,18 @@ def test_a_server_that_is_deaf_to_sigterm_is_killed(model: Path, monkeypatch: py
         assert child.returncode == -signal.SIGKILL and time.monotonic() - began < 10
 
 
-def test_a_server_that_ends_by_itself_is_an_environment_fault(model: Path) -> None:
-    with started("raise SystemExit(7)", str(model), "--port", str(free_port())) as erpo:
+def test_a_server_that_ends_by_itself_is_an_environment_fault(model: Path, port: int) -> None:
+    with started("raise SystemExit(7)", str(model), "--port", str(port)) as erpo:
         output, errors = erpo.communicate(timeout=30)
     assert (erpo.returncode, output) == (3, "")
     assert "vLLM's server ended with exit code 7" in errors
 
 
-def test_a_run_is_served_under_its_own_name(tmp_path: Path, model: Path) -> None:
+def test_a_run_is_served_under_its_own_name(tmp_path: Path, model: Path, port: int) -> None:
     run = tmp_path / "runs-1"
     run.mkdir()
     (run / "config.yaml").write_text("name: demo\n")
     (run / "policy").symlink_to(model)
-    port = free_port()
     with started(SERVER, str(run), "--port", str(port)) as erpo:
         assert erpo.stdout is not None
         line = erpo.stdout.readline()
@@ -221,7 +220,7 @@ raise SystemExit(7)
 
 @pytest.mark.parametrize("by_file", [False, True])
 def test_the_key_reaches_the_server_and_stands_in_no_command_line_nor_environment(
-    by_file: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by_file: bool, model: Path, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = "canary-key-0123456789"
     monkeypatch.setenv("VLLM_API_KEY", "of-the-environment" if by_file else key)
@@ -229,7 +228,7 @@ def test_the_key_reaches_the_server_and_stands_in_no_command_line_nor_environmen
     file.touch(0o600)
     file.write_text(f"{key}\n")
     more = ["--key-file", str(file)] if by_file else []
-    words = [str(model), "--host", "0.0.0.0", "--port", str(free_port()), "--max-tokens", "5", "--max-requests", "6"]
+    words = [str(model), "--host", "0.0.0.0", "--port", str(port), "--max-tokens", "5", "--max-requests", "6"]
     with started(TELLING, *words, *more) as erpo:
         output, errors = erpo.communicate(timeout=30)
     assert (erpo.returncode, output) == (3, "")

@@ -16,6 +16,13 @@ from erpo_ray.evaluate.statistics import compare, holm, mcnemar, mean_difference
 from erpo_ray.types import Rate, decode, encode
 
 
+def difference(values: list[float]) -> Rate:
+    """Of so many prompts."""
+    made = mean_difference(values, [f"p{n}" for n in range(len(values))])
+    assert made is not None
+    return made
+
+
 @pytest.fixture(autouse=True)
 def no_warnings() -> object:
     """Degenerate data must be met before scipy has to warn of it."""
@@ -87,8 +94,7 @@ def test_permutation_of_many_is_never_zero() -> None:
 
 def test_the_interval_of_a_difference_is_near_that_of_t() -> None:
     values = np.random.default_rng(3).normal(0.3, 1, 200)
-    made = mean_difference(values.tolist())
-    assert made is not None
+    made = difference(values.tolist())
     half = t.ppf(0.975, 199) * values.std(ddof=1) / 200**0.5
     assert made.value == pytest.approx(values.mean())
     assert (made.low, made.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.015)
@@ -97,33 +103,38 @@ def test_the_interval_of_a_difference_is_near_that_of_t() -> None:
 
 def test_the_interval_leans_with_the_data() -> None:
     """BCa of the mean of skewed values reaches further on the side of the long tail."""
-    made = mean_difference(np.random.default_rng(4).exponential(1, 60).tolist())
-    assert made is not None
+    made = difference(np.random.default_rng(4).exponential(1, 60).tolist())
     assert made.high - made.value > 1.1 * (made.value - made.low)
 
 
 def test_intervals_hold_the_true_difference_about_19_times_in_20() -> None:
     rng = np.random.default_rng(5)
-    found = [mean_difference(rng.normal(0.5, 1, 40).tolist()) for _ in range(100)]
-    assert 88 <= sum(each is not None and each.low <= 0.5 <= each.high for each in found) <= 99
+    found = [difference(rng.normal(0.5, 1, 40).tolist()) for _ in range(100)]
+    assert 88 <= sum(each.low <= 0.5 <= each.high for each in found) <= 99
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.0, -2.5, 0.1 + 0.2])
 @pytest.mark.parametrize("n", [1, 2, 50])
-def test_constant_differences_have_no_width(constant: float, n: int) -> None:
-    made = mean_difference([constant] * n)
+def test_constant_differences_are_as_wide_as_the_prompts_that_were_not_drawn_may_make_them(
+    constant: float, n: int
+) -> None:
+    """At most z^2 / (n + z^2) of the prompts differ otherwise, by 10 at most."""
+    made = mean_difference([constant] * n, [f"p{i}" for i in range(n)], -5.0, 5.0)
     assert made is not None
     assert (made.value, made.n) == (pytest.approx(constant), n)
-    assert made.low == made.value == made.high
+    q = 3.841459 / (n + 3.841459)
+    assert (made.low, made.high) == pytest.approx((constant - q * (constant + 10), constant + q * (10 - constant)))
 
 
 def test_rounding_is_no_spread() -> None:
-    made = mean_difference([0.3 - 0.2, 0.1, 0.4 - 0.3])
-    assert made is not None and made.low == made.high == pytest.approx(0.1)
+    made = mean_difference([0.3 - 0.2, 0.1, 0.4 - 0.3], ["a", "b", "c"], 0.0, 1.0)
+    exact = mean_difference([0.1, 0.1, 0.1], ["a", "b", "c"], 0.0, 1.0)
+    assert made is not None and exact is not None
+    assert (made.low, made.high) == pytest.approx((exact.low, exact.high))
 
 
 def test_nothing_to_compare() -> None:
-    assert mean_difference([]) is None
+    assert mean_difference([], []) is None
     made = compare({"refused": ({"a": True}, {"b": True}), "utility": ({}, {})})
     assert made["refused"].difference is None
     assert (made["refused"].test, made["refused"].p, made["refused"].p_adjusted) == ("mcnemar", 1.0, 1.0)
@@ -135,11 +146,11 @@ def test_nothing_to_compare() -> None:
 @settings(max_examples=60)
 @example([0.0, 5.583650795248628e-206])
 @given(st.lists(st.floats(-100, 100) | st.sampled_from([0.0, 1.0, -1.0]), min_size=1, max_size=30))
-def test_any_differences_have_a_finite_interval_within_their_range(differences: list[float]) -> None:
-    made = mean_difference(differences)
+def test_any_differences_have_a_finite_interval_on_their_scale(differences: list[float]) -> None:
+    made = mean_difference(differences, [f"p{n}" for n in range(len(differences))], 0.0, 100.0)
     assert made is not None
-    slack = 1e-9 * max(map(abs, differences))
-    assert min(differences) - slack <= made.low <= made.high <= max(differences) + slack
+    slack = 1e-9 * max(1.0, *map(abs, differences))
+    assert -100 - slack <= made.low <= made.value + slack and made.value - slack <= made.high <= 100 + slack
     assert made.n == len(differences)
 
 
@@ -187,16 +198,33 @@ def test_a_comparison_by_hand() -> None:
     assert first.p == pytest.approx(2 * (1 + 6) / 2**6)
     assert first.p_adjusted == first.p
     assert (second.difference.value, second.test) == (pytest.approx(0.19), "permutation")
-    assert 0.1 <= second.difference.low < 0.19 < second.difference.high < 0.4
+    # sd .144914 over sqrt(10), t(.975, 9) = 2.262157: half of the width is .103665
+    assert (second.difference.low, second.difference.high) == pytest.approx((0.086335, 0.293665), abs=1e-6)
     assert (second.p, second.p_adjusted) == (pytest.approx(2 / 2**10), pytest.approx(4 / 2**10))
     assert (second.gained, second.lost, second.only_before, second.only_after) == ((), (), 0, 0)
     assert decode(encode(first), type(first)) == first
 
 
+def test_rows_of_one_prompt_turn_together() -> None:
+    """Six prompts in two templates each, five of which turn in both: as sure as five prompts, not as ten."""
+    before = {f"p{n}~{name}": False for n in range(6) for name in "ab"}
+    after = {id: id[1] != "0" for id in before}
+    made = compare({"refused": (before, after)})["refused"]
+    assert (len(made.gained), made.lost, made.test) == (10, (), "permutation")
+    assert made.p == pytest.approx(2 / 2**5)
+    assert mcnemar(10, 0) == pytest.approx(2 / 2**10)
+    alone = compare({"refused": ({id[:2]: x for id, x in before.items()}, {id[:2]: x for id, x in after.items()})})
+    assert (alone["refused"].test, alone["refused"].p) == ("mcnemar", pytest.approx(2 / 2**5))
+    found, one = made.difference, alone["refused"].difference
+    assert found and one and (found.n, one.n) == (12, 6)
+    assert (found.value, found.low, found.high) == pytest.approx((one.value, one.low, one.high))
+
+
 def test_no_discordant_pairs() -> None:
     outcomes = {"a": True, "b": False, "c": True}
     made = compare({"refused": (outcomes, outcomes)})["refused"]
-    assert made.difference == Rate(0.0, 0.0, 0.0, 3)
+    q = 3.841459 / (3 + 3.841459)  # none of three turned
+    assert made.difference == Rate(0.0, pytest.approx(-q, abs=1e-6), pytest.approx(q, abs=1e-6), 3)
     assert (made.p, made.p_adjusted, made.gained, made.lost) == (1.0, 1.0, (), ())
 
 

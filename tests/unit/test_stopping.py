@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from erpo_ray import stopping, synthesis
-from erpo_ray.commands.guarded import guarded
 from erpo_ray.cluster.pool import Pool
+from erpo_ray.commands.guarded import guarded
 from erpo_ray.endings import terminable
 from erpo_ray.engines.vllm import Finished
 from erpo_ray.errors import Interrupted
