@@ -38,7 +38,7 @@ class Shrunk:
 
     def fitting(self, cluster: Cluster, judges: int = 0, present: tuple[int, int] = (2, 1)) -> Cluster:
         event: Any = self
-        joined = Joined(True, 4, 8.0, None, cluster.wait_s > 0)
+        joined = Joined(True, 4, None, cluster.wait_s > 0)
         return Trainers(cluster, joined, judges, (16,), lambda: present)._fitting(event)
 
 
