@@ -143,8 +143,8 @@ def ray(host: Host, *words: str, settings: Sequence[str] = ()) -> Sequence[str]:
     mine = [
         "RAY_AUTH_MODE=token",
         "RAY_USAGE_STATS_ENABLED=0",
-        # A busy machine is no fault of the code.
-        "RAY_raylet_start_wait_time_s=120",
+        # Ray lets its workers give way to all else, which hosts of one machine would feel from each other.
+        "RAY_worker_niceness=0",
         "HF_HUB_OFFLINE=1",
         "TRANSFORMERS_OFFLINE=1",
         f"PATH={BIN}:{os.environ['PATH']}",
