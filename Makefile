@@ -39,7 +39,7 @@ PYTEST := $(OFFLINE) $(BIN)/python -m pytest
 help:
 	@echo "make demo     install if needed, then align the embedded model: runs/demo"
 	@echo "make test     install if needed, then linters and all tests"
-	@echo "make chaos    the long form of tests/chaos: crashes, kills, damage, fuzzing (docs/reliability.md)"
+	@echo "make chaos    the long form of tests/chaos and tests/hosts: crashes, kills, damage, outages (docs/reliability.md)"
 	@echo "make check    linters, types and import rules only"
 	@echo "make bench    every bench with its goals (bench/README.md): hours on two cores"
 	@echo "make format   let ruff rewrite the sources"
@@ -104,8 +104,9 @@ test: check $(TEST_STAMP)
 	$(PYTEST) tests/ray tests/gpu
 	$(PYTEST) tests/e2e tests/hosts
 
-chaos: install
-	$(PYTEST) tests/chaos --long
+chaos: $(TEST_STAMP)
+	$(PYTEST) tests/chaos -n 2 --dist loadgroup --long
+	$(PYTEST) tests/hosts --long
 
 bench: install
 	$(OFFLINE) $(BIN)/python bench/all.py

@@ -14,6 +14,9 @@ from erpo_ray.rundir.lines import artefact_rows
 from erpo_ray.types import Prompt, decode, encode
 
 T = TypeVar("T")
+_READ_CPUS = 0.25
+"""Of a task that reads rows: trainers hold half of the CPUs, and the last node of a cluster may have no whole one
+left."""
 
 
 def read_prompts(data: Data, categories: Sequence[str] = (), seed: int = 0) -> mixing.Mix:
@@ -58,7 +61,8 @@ def rows(path: Path, kind: type[T]) -> Iterator[T]:
     """
     import ray.data
 
-    lines: Any = (row["line"] for row in ray.data.read_binary_files(str(path)).flat_map(_lines).iter_rows())
+    files = ray.data.read_binary_files(str(path), num_cpus=_READ_CPUS)
+    lines: Any = (row["line"] for row in files.flat_map(_lines, num_cpus=_READ_CPUS).iter_rows())
     return artefact_rows(lines, kind, path)
 
 

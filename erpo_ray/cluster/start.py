@@ -40,7 +40,6 @@ class Joined:
 
     gpu: bool
     nodes: int
-    cpus: float
     own: Path | None
     asked: bool = False
 
@@ -68,7 +67,7 @@ def join(cluster: Cluster, judges: int = 0, policy: bool = True) -> Joined:
         return _found(cluster, judges, policy, own)
     except BaseException:
         if own:
-            leave(Joined(False, 0, 0.0, own))
+            leave(Joined(False, 0, own))
         raise
 
 
@@ -79,7 +78,7 @@ def _found(cluster: Cluster, judges: int, policy: bool, own: Path | None) -> Joi
     wanted, enough = (needs(some, judges, policy, gpu) for some in (cluster, least(cluster)))
     asked = _require_room(cluster, wanted, enough, own is not None)
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return Joined(gpu, nodes, ray.cluster_resources().get("CPU", 1.0), own, asked)
+    return Joined(gpu, nodes, own, asked)
 
 
 def leave(joined: Joined) -> None:

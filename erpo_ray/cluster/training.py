@@ -300,7 +300,8 @@ def _lost(ping: Any) -> bool:
 
 
 def _resources(cluster: Cluster, joined: Joined) -> dict[str, float]:
-    """Of each worker. On CPU at most half of the cores are reserved: reading the rows needs a share too."""
+    """Of each worker. On CPU at most half of the cores there are now are reserved: reading the rows needs a share too,
+    and nodes may have gone since the run joined."""
     if joined.gpu:
         return {"CPU": 1, "GPU": TRAIN_SHARE if cluster.share_gpu else 1}
-    return {"CPU": min(1.0, joined.cpus / (2 * cluster.train_workers))}
+    return {"CPU": min(1.0, ray.cluster_resources().get("CPU", 1.0) / (2 * cluster.train_workers))}

@@ -30,11 +30,19 @@ def drawn(seed: int) -> Rates:
     return Rates(die, node / 4, node, hang / 4, judge, cut=random.choice((0.0, 0.5, 0.9)))
 
 
-def test_no_seed_loses_doubles_or_changes_anything(scale: Scale, seed: int, promise: Callable[[str], None]) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The seeds of the long form in blocks, so that several processes share them."""
+    if "block" in metafunc.fixturenames:
+        metafunc.parametrize("block", range(20 if metafunc.config.getoption("--long") else 1))
+
+
+def test_no_seed_loses_doubles_or_changes_anything(
+    block: int, scale: Scale, seed: int, promise: Callable[..., None]
+) -> None:
     undisturbed, _ = simulate(0, Rates())
     want, everything = made(undisturbed), candidates(undisturbed)
-    count, faults, starts = scale(150, 5000), 0, 0
-    for number in range(seed, seed + count):
+    count, faults, starts = scale(150, 250), 0, 0
+    for number in range(seed + block * count, seed + (block + 1) * count):
         disk, counts = simulate(number, drawn(number))
         assert not counts.lost and not counts.doubled and not doubled(disk), f"--seed {number}"
         assert counts.wall_s < FOR_EVER, f"--seed {number}"
@@ -42,7 +50,10 @@ def test_no_seed_loses_doubles_or_changes_anything(scale: Scale, seed: int, prom
         faults, starts = faults + counts.faults, starts + counts.starts
     assert faults > count and starts > count
     promise(
-        f"simulated loop: seeds {count:,}  starts {starts:,}  faults {faults:,}  lost 0  doubled 0  pairs equal yes"
+        "simulated loop: seeds {seeds:,}  starts {starts:,}  faults {faults:,}  lost 0  doubled 0  pairs equal yes",
+        seeds=count,
+        starts=starts,
+        faults=faults,
     )
 
 

@@ -22,11 +22,14 @@ TOOLS = ("ip", "unshare", "nsenter", "rsync", "ssh", "ssh-keygen", "/usr/sbin/ss
 LOCK = Path("/run/erpo-hosts.lock")
 START_S = 20.0
 
-# /etc/passwd is bound over in the host's own mount namespace: there root has another home.
+# /etc/passwd and /etc/hosts are bound over in the host's own mount namespace: there root has another home, and the
+# host's name leads to its address.
 BOOT = """
 set -eu
 mount -t tmpfs tmpfs /tmp
 mount --bind {folder}/passwd /etc/passwd
+mount --bind {folder}/hosts /etc/hosts
+echo {name} > /proc/sys/kernel/hostname
 mkdir -p /run/sshd
 exec /usr/sbin/sshd -D -e -f {folder}/sshd_config
 """
@@ -46,7 +49,7 @@ def why_not() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """`pid` is that of a process in its namespaces; `key` opens its root account over SSH."""
+    """`pid` is that of its first process, without which it has none; `key` opens its root account over SSH."""
 
     name: str
     address: str
@@ -54,10 +57,25 @@ class Host:
     key: Path
     pid: int
 
+    def within(self, *command: str) -> Sequence[str]:
+        """The command line that runs this on the host, from within: no door is passed."""
+        return ["nsenter", "-t", str(self.pid), "-n", "-m", "-p", "-u", "--", "env", f"HOME={self.home}", *command]
+
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command on the host, from within: no door is passed."""
-        inside = ["nsenter", "-t", str(self.pid), "-n", "-m", "-p", "--", "env", f"HOME={self.home}"]
-        return subprocess.run([*inside, *command], capture_output=True, text=True, errors="replace")
+        """A command on the host, to its end."""
+        return subprocess.run(self.within(*command), capture_output=True, text=True, errors="replace")
+
+    def unplug(self) -> None:
+        """Its link goes down, as when a cable is pulled: nobody is told."""
+        _must("ip", "link", "set", f"{self.name}-o", "down")
+
+    def plug(self) -> None:
+        _must("ip", "link", "set", f"{self.name}-o", "up")
+
+    def kill(self) -> None:
+        """All of its processes at once, and its link before, so that no farewell of the kernel gets out."""
+        self.unplug()
+        os.kill(self.pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -97,6 +115,7 @@ def _host(number: int, folder: Path, key: Path) -> Iterator[Host]:
     shutil.copy(key.with_suffix(".pub"), home / ".ssh" / "authorized_keys")
     _must("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(mine / "host_key"))
     users = Path("/etc/passwd").read_text().splitlines(keepends=True)
+    (mine / "hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
     (mine / "passwd").write_text("".join([f"root:x:0:0:root:{home}:/bin/bash\n", *users[1:]]))
     (mine / "sshd_config").write_text(
         f"ListenAddress {address}\nHostKey {mine}/host_key\nPidFile none\nStrictModes no\nUsePAM no\n"
@@ -112,10 +131,10 @@ def _host(number: int, folder: Path, key: Path) -> Iterator[Host]:
         _must("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             _must("ip", "-n", name, "link", "set", device, "up")
-        inside = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c"]
+        inside = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c"]
         with (mine / "log").open("wb") as log:
             boot = subprocess.Popen(
-                ["ip", "netns", "exec", name, *inside, BOOT.format(folder=mine)], stdout=log, stderr=log
+                ["ip", "netns", "exec", name, *inside, BOOT.format(folder=mine, name=name)], stdout=log, stderr=log
             )
         ends.callback(boot.wait)
         ends.callback(boot.send_signal, signal.SIGKILL)

@@ -422,7 +422,7 @@ def test_gpus_that_are_not_there_are_named(backend: RayBackend) -> None:
 
 def test_turns_on_one_gpu_overlap_nothing(monkeypatch: Any) -> None:
     left: list[object] = []
-    monkeypatch.setattr("erpo_ray.cluster.backend.join", lambda *_: start.Joined(True, 1, 8.0, None))
+    monkeypatch.setattr("erpo_ray.cluster.backend.join", lambda *_: start.Joined(True, 1, None))
     monkeypatch.setattr("erpo_ray.cluster.backend.leave", left.append)
     with pytest.raises(UsageError, match="take turns on the same GPUs; set cluster.share_gpu=false or overlap=none"):
         RayBackend(Config(overlap="next_round"))

@@ -41,8 +41,16 @@ class Shrunk:
 
     def fitting(self, cluster: Cluster, judges: int = 0, present: tuple[int, int] = (2, 1)) -> Cluster:
         event: Any = self
-        joined = Joined(True, 4, 8.0, None, cluster.wait_s > 0)
+        joined = Joined(True, 4, None, cluster.wait_s > 0)
         return Trainers(cluster, joined, judges, (16,), lambda: present)._fitting(event)
+
+
+def test_trainers_ask_for_half_of_the_cpus_there_are_when_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes may have gone since the run joined."""
+    cluster, joined = Cluster(train_workers=2), Joined(False, 3, None)
+    for left, each in ((6.0, 1.0), (3.0, 0.75), (1.0, 0.25)):
+        monkeypatch.setattr(training.ray, "cluster_resources", lambda left=left: {"CPU": left})
+        assert training._resources(cluster, joined) == {"CPU": each}
 
 
 def test_a_fixed_number_of_trainers_without_room_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
