@@ -141,7 +141,7 @@ class Hanging:
         return self.killed
 
     def train(self, work: Path) -> dict[str, float]:
-        trainers = Trainers(OWN, Joined(True, 4, 8.0, None, False), 0, (16,), lambda: (2, 1))
+        trainers = Trainers(OWN, Joined(True, 4, None, False), 0, (16,), lambda: (2, 1))
         return trainers.train(Job(work, work, Any, work, work), lambda *_: None)  # type: ignore[arg-type]
 
 
