@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from erpo_ray.environment import LOOPBACK, ON_LOOPBACK
 
@@ -38,6 +39,14 @@ def shut() -> Iterator[str]:
                 os.environ[name] = value
 
 
+def forget_token() -> None:
+    """Ray reads a token once in a process; what it read before may be another's, or none."""
+    from ray import _raylet
+
+    compiled: Any = _raylet
+    compiled.AuthenticationTokenLoader.instance().reset_cache()
+
+
 def token_file() -> Path:
     """Where Ray looks for the token that no variable gives."""
     return Path.home() / ".ray" / "auth_token"
@@ -52,6 +61,7 @@ def _ask_for_token() -> None:
 
     if not any(os.environ.get(name) for name in _GIVEN_TOKEN):
         _keep(token_file())
+        forget_token()
     # Set already, the variable would only be read by processes to come.
     os.environ.pop(authentication_token_setup.AUTH_MODE_ENV_VAR, None)
     authentication_token_setup.enable_token_auth_by_default()

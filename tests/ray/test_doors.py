@@ -68,6 +68,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setattr(training, "loop", ranks)
         yield folder
+    doors.forget_token()
 
 
 @pytest.fixture(scope="module")
