@@ -24,7 +24,7 @@ from erpo_ray.telemetry import STEPS, Step
 from erpo_ray.train.checkpoints import MARKER
 from erpo_ray.types import Candidate, Verdict
 
-ALL_STEPS = 120
+ALL_STEPS = 80
 CONFIG = """
 name: stopped
 method: sft
@@ -33,9 +33,9 @@ data:
   train: [{{path: seeds, split: train, where: {{category: fraud}}}}]
   evaluate: [{{path: seeds, split: evaluate, where: {{category: fraud}}}}]
 imitate:
-  harmful: 12
-  benign: 24
-  draw: {{max_tokens: 128}}
+  harmful: 8
+  benign: 12
+  draw: {{max_tokens: 64}}
   fit: {{max_steps: {steps}, batch_size: 4, epochs: {steps}}}
 gate: {{safety_tolerance: 1.0, refusal_tolerance: 1.0, balance_gain: -1.0}}
 evaluate: {{max_tokens: 16, per_source: 4}}
