@@ -38,6 +38,7 @@ def serve(model: str, host: str, port: int, name: str | None) -> int:
     config = run_config(run) if run else Config()
     folder = model_of(model)
     preflight.model(config.model_copy(update={"model": config.model.model_copy(update={"path": str(folder)})}))
+    preflight.gpus(config.cluster)
     served = name or (config.name if run else _name(model))
     if not _loopback(host) and not os.environ.get("VLLM_API_KEY"):
         print(f"erpo: {clean(host)} can be reached by others; VLLM_API_KEY=... asks them for a key", file=sys.stderr)
