@@ -170,7 +170,7 @@ def test_a_run_takes_no_defence(here: Path) -> None:
         (("status", "runs"), ("runs: no such file",)),
         (("status", "model"), ("model: is a model directory", "erpo chat, serve, eval and doctor take it")),
         (("tail", "run.yaml"), ("run.yaml: is a file", "name the --run-dir")),
-        (("judge-check", "rules", "none.jsonl"), ("none.jsonl: no such file", "check the path")),
+        (("judge-check", "rules", "none.jsonl"), ("none.jsonl: no such file; did you mean",)),
         (("judge-check", "rules", "model"), ("model: is a folder", "name its files")),
         (("judge-check", "rules", "nobody/none"), ("nobody/none: no such file, and no folder nobody",)),
         (("judge-check", "rules", "train.jsonl", "-o", "held.jsonl"), ("held.jsonl: is a file", "as -o")),

@@ -1,4 +1,4 @@
-"""`erpo chat` asks a policy as a run asks it: through the renderer, with its stop tokens, the answers alone in the talk."""
+"""`erpo chat` asks a policy as a run asks it: through the renderer, with its stop tokens."""
 
 from __future__ import annotations
 
