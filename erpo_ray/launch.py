@@ -233,6 +233,7 @@ def evaluate(
         preflight.judge(judge, book)
     renderer = preflight.renderer(model)
     _require_room(asked, model, config)
+    preflight.gpus(config.cluster)
     told = {"policy": version(model), "rules": identity(encode(book)), "template": templates.identity(model)}
     # What stands there is compared before anything boots.
     require_same(out, asked, config.evaluate.max_tokens)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from erpo_ray import rules, tracking
-from erpo_ray.config import Config, Teacher
+from erpo_ray.config import Cluster, Config, Teacher
 from erpo_ray.config.judges import AnyJudge, JudgeEnsemble, JudgeGuard, JudgeLLM, JudgeReward
 from erpo_ray.documents import near
-from erpo_ray.errors import UsageError
+from erpo_ray.errors import EnvironmentFault, UsageError
 from erpo_ray.judging.cache import Cache
 from erpo_ray.judging.guard_formats import guard_format
 from erpo_ray.judging.guards import Chat
@@ -61,6 +61,7 @@ def check(config: Config, run_dir: Path | None = None) -> Ready:
     needed = disk(config, model_dir)
     if run_dir is not None:
         space(run_dir, needed)
+        gpus(config.cluster)
     return Ready(book, mix, model_dir, templates.identity(model_dir), needed)
 
 
@@ -113,6 +114,21 @@ def space(run_dir: Path, needed: int) -> None:
         raise UsageError(
             f"{run_dir}: found {free / 2**20:.0f} MiB free, the run needs {left / 2**20:.0f} MiB; "
             "free some or give another --run-dir"
+        )
+
+
+def gpus(cluster: Cluster) -> None:
+    """EnvironmentFault where others use so much of a GPU of this machine that an engine would not start on it."""
+    from erpo_ray.engines import devices
+
+    elsewhere = cluster.address or os.environ.get("RAY_ADDRESS")
+    if cluster.gpu is False or elsewhere:
+        return
+    share = cluster.gpu_memory_utilization
+    if tight := devices.crowded(devices.gpu_used(), share):
+        raise EnvironmentFault(
+            f"{tight}: an engine takes {share:.0%} of a GPU (cluster.gpu_memory_utilization); end what uses it "
+            "(nvidia-smi lists it), leave it out with CUDA_VISIBLE_DEVICES, or lower that share"
         )
 
 

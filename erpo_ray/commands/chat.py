@@ -17,7 +17,7 @@ def chat(model: str, prompt: str | None, max_tokens: int) -> int:
         _turn(folder, [], prompt, max_tokens)
         return 0
     print("An empty line, Ctrl-D or Ctrl-C ends the talk.", file=sys.stderr)
-    history: list[dict[str, str]] = []
+    history: list[str] = []
     while text := _ask():
         history = _turn(folder, history, text, max_tokens)
     return 0
@@ -31,14 +31,14 @@ def shown(completion: str, colour: bool) -> str:
     return thought + ((answer or "").strip() or f"(no answer{': the trace did not end' if answer is None else ''})")
 
 
-def _turn(folder: Path, history: list[dict[str, str]], text: str, max_tokens: int) -> list[dict[str, str]]:
+def _turn(folder: Path, history: list[str], text: str, max_tokens: int) -> list[str]:
     """The talk so far with this turn added; of the policy's completion only the answer goes back to it."""
     from erpo_ray.engines.chat import generate
 
-    messages = [*history, {"role": "user", "content": text}]
-    completion = generate(folder, messages, max_tokens)
+    texts = [*history, text]
+    completion = generate(folder, texts, max_tokens)
     print(shown(completion, sys.stdout.isatty()), flush=True)
-    return [*messages, {"role": "assistant", "content": traces.answer(completion)}]
+    return [*texts, traces.answer(completion)]
 
 
 def _ask() -> str:

@@ -52,6 +52,7 @@ def serve(model: str, host: str, port: int, name: str | None, key_file: Path | N
     config = run_config(run) if run else Config()
     folder = model_of(model)
     preflight.model(config.model_copy(update={"model": config.model.model_copy(update={"path": str(folder)})}))
+    preflight.gpus(config.cluster)
     served = name or (config.name if run else _name(model))
     with terminable(), _started(folder, config, host, port, served, terms) as child:
         print(f"starting vLLM with {clean(str(folder))}", file=sys.stderr)

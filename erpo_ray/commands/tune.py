@@ -36,6 +36,7 @@ def tune(what: What, config_path: Path, file: Path, overrides: Sequence[str], ou
 
     UsageError where there is no prompt to search for, no key, or too few cases.
     """
+    require_prompts([file])
     config = read_config(config_path, overrides)
     book = rules.load(config.rules.path)
     start, found, subject_in = (_judge if what == "judge" else _teacher)(config, file, book)
@@ -66,7 +67,6 @@ def _judge(config: Config, file: Path, book: RuleBook) -> _Ready:
             "configuration with that judge alone, and put what is found where it stands in an ensemble"
         )
     preflight.judge(section, book)
-    require_prompts([file])
     found = cases.judged(rows(files.rows(Source(path=str(file)), "")))
 
     def subject_in(out: Path) -> tuple[Subject, Callable[[], list[str]]]:
@@ -88,7 +88,6 @@ def _teacher(config: Config, file: Path, book: RuleBook) -> _Ready:
             "set it to openai, with teacher.base_url and teacher.model"
         )
     preflight.endpoint_key("teacher", section)
-    require_prompts([file])
     found = cases.messages(files.rows(Source(path=str(file)), ""), tuple(book.categories))
 
     def subject_in(out: Path) -> tuple[Subject, Callable[[], list[str]]]:

@@ -119,9 +119,14 @@ RUN_DIRS = {
         lambda: None, "out: has no policy yet", "wait for its first stage", words=("chat", "out", "--prompt", "hi")
     ),
     "no run, exported": settings(
-        "", "model: is no run directory", "give the --run-dir", words=("export", "model", "copy")
+        "",
+        "model: is a model directory",
+        "erpo chat, serve, eval and doctor take it",
+        words=("export", "model", "copy"),
     ),
-    "no run, looked at": settings("", "model: is no run directory", "give the --run-dir", words=("report", "model")),
+    "no run, looked at": settings(
+        "", "model: is a model directory", "erpo chat, serve, eval and doctor take it", words=("report", "model")
+    ),
 }
 
 JUDGES = {

@@ -182,6 +182,32 @@ def test_a_second_start_samples_nothing_and_tells_the_same(bench: Bench, capsys:
     assert (found.suite, found.measures["harmful_refused"].value) == ("harmful", 1.0)
 
 
+@pytest.mark.parametrize(
+    ("config", "model", "said"),
+    [
+        (CONFIG, "model0", "input policy: skill1 -> skill0"),
+        (CONFIG + "judge: {type: rules, min_answer_tokens: 9}\n", "model1", "judge.min_answer_tokens: 5 -> 9"),
+        (CONFIG + "seed: 4\n", "model1", "seed: 0 -> 4"),
+        (CONFIG.replace("6}", "6, decode: {name: rose}}"), "model1", 'evaluate.decode.name: "plain" -> "rose"'),
+        (CONFIG.replace("6}", "5}"), "model1", "holds the suite harmful with another questions"),
+        (CONFIG.replace("6}", "6, max_tokens: 99}"), "model1", "holds the suite harmful with another max_tokens"),
+    ],
+    ids=["model", "judge", "seed", "defence", "prompts", "length"],
+)
+def test_an_evaluation_with_other_settings_is_refused_before_anything_boots(
+    bench: Bench, capsys: pytest.CaptureFixture[str], config: str, model: str, said: str
+) -> None:
+    words = ("--suite", "harmful", "-o", "out")
+    assert bench.evaluate(*words) == 0
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    bench.booted.clear()
+    (bench.folder / "c.yaml").write_text(config)
+    assert bench.evaluate(*words, model=model) == 2
+    shown = capsys.readouterr().err
+    assert said in shown and "-o" in shown and "--run-dir" not in shown and bench.booted == []
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(bench: Bench) -> None:
     bench.stop_after = 4
     assert bench.evaluate("--suite", "over_refusal,harmful", "-o", "out") == 75
