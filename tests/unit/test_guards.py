@@ -398,4 +398,5 @@ def test_judged_text_never_leaves_its_pieces(prompt: str, answer: str) -> None:
 
 
 def test_formats_are_data() -> None:
-    assert all(isinstance(format, GuardFormat) and format.name == name for name, format in ALL.items())
+    assert {name: format.name for name, format in ALL.items()} == {name: name for name in FORMATS}
+    assert {type(format) for format in ALL.values()} == {GuardFormat} and len(ALL) >= 8

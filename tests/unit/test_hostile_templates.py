@@ -127,7 +127,7 @@ def test_the_doctor_lists_the_text_that_a_template_brings_along(
     model: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = model(BACKDOOR + PLAIN)
-    main(["doctor", str(folder)])
+    assert main(["doctor", str(folder)]) in (0, 3)  # what else this machine lacks
     lines = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()]
     found = [tuple(line.rpartition("  ")[::2]) for line in lines if line.startswith(("chat template", "template "))]
     assert [(name.strip(), told) for name, told in found] == [

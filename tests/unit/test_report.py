@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from reported import TRACE, Page, Reply, aligned, plain, write
 from test_loop import run as play
 
+from erpo_ray import traces
 from erpo_ray.cli import main
 from erpo_ray.config import Config
 from erpo_ray.errors import UsageError
@@ -30,6 +31,7 @@ from erpo_ray.report.verdict import _headline, change
 from erpo_ray.rundir import RunDir
 from erpo_ray.rundir.lines import artefact, ledger_line, ledger_rows
 from erpo_ray.telemetry import STEPS, Step
+from erpo_ray.traces import Dialect
 from erpo_ray.types import (
     Advantage,
     Axes,
@@ -206,9 +208,25 @@ def test_a_trace_is_shown_in_its_steps() -> None:
     assert parts("", "lines") == ()
 
 
-@given(st.text(max_size=200), st.sampled_from(["lines", "tags"]))
-def test_any_text_has_parts(text: str, dialect: str) -> None:
-    assert all(part.name in ("assessment", "rules", "path", "trace", "answer") for part in parts(text, dialect))  # pyright: ignore[reportArgumentType]
+PIECES = (
+    "<think>", "\n", "</think>", "Assessment: ", "Rules: ", "Path: ", "<initial_assessment>", "</initial_assessment>",
+    "<rule_verification>", "a b",
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.sampled_from(PIECES) | st.text(max_size=9), max_size=12).map("".join),
+    st.sampled_from(["lines", "tags"]),
+)
+def test_any_text_has_parts_that_stand_in_it_and_its_answer_is_the_last(text: str, dialect: Dialect) -> None:
+    found, (_, answer) = parts(text, dialect), traces.split(text)
+    assert {part.name for part in found} <= {"assessment", "rules", "path", "trace", "answer"}
+    assert [part.text for part in found if part.name == "answer"] == ([answer] if answer else [])
+    assert not answer or found[-1].name == "answer"
+    rest = text
+    for part in found[: len(found) - bool(answer)]:  # words in front of a trace are answer too
+        assert part.text in rest  # in the order of the text
+        rest = rest.partition(part.text)[2]
 
 
 def test_examples_stand_with_the_faults_first(tmp_path: Path) -> None:

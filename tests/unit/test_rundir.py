@@ -338,5 +338,7 @@ def test_environment_tells_versions_and_nothing_else(run: RunDir, monkeypatch: p
 
 
 def test_ids_of_a_run_fit_no_other(run: RunDir) -> None:
-    assert identity(run.id, "01-prefer", "p", 0) == identity(run.id, "01-prefer", "p", 0)
+    parts = (run.id, "01-prefer", "p", "0")
+    ids = {identity(*parts[:at], "other", *parts[at + 1 :]) for at in range(4)} | {identity(*parts)}
+    assert len(ids) == 5 and identity("ab", "c") != identity("a", "bc")
     assert run.id == identity("driven", json.loads((run.path / "fingerprint.json").read_text())["sha256"])

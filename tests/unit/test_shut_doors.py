@@ -97,7 +97,8 @@ def test_links_in_a_run_directory_are_not_followed_when_it_is_cleared(tmp_path: 
     (tmp_path / "folder" / "link").symlink_to(outside)
     Files().remove(tmp_path / "link")
     Files().remove(tmp_path / "folder")
-    assert (outside / "kept").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["outside"]
+    assert [path.name for path in outside.iterdir()] == ["kept"]
 
 
 ESCAPES = [

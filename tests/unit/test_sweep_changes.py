@@ -12,7 +12,10 @@ import pytest
 from test_sweep import FILE, Bench, furnished
 
 from erpo_ray.cli import main
-from erpo_ray.errors import UsageError
+from erpo_ray.errors import EnvironmentFault, UsageError
+from erpo_ray.rundir import Files, RunDir
+from erpo_ray.sweep import rows
+from erpo_ray.sweep.changes import settle
 from erpo_ray.sweep.outside import outside
 
 HEAD = FILE.partition("rows:")[0] + "rows:\n"
@@ -73,6 +76,39 @@ def test_a_changed_row_is_all_that_a_second_start_plays(bench: Edited, capsys: p
     assert figures() == first
 
 
+class Full(Files):
+    """A disk on which the second directory can no longer be renamed."""
+
+    renamed = 0
+
+    def rename(self, old: Path, new: Path) -> None:
+        if old.is_dir():
+            self.renamed += 1
+            if self.renamed == 2:
+                raise EnvironmentFault("the disk is full")
+        super().rename(old, new)
+
+
+def test_a_start_that_is_cut_short_between_two_rows_finds_the_other_one_changed_still(bench: Edited) -> None:
+    """What measures a policy goes before the row that made it: the other way round nothing would tell its age."""
+    file = bench.folder / "duel.yaml"
+
+    def loaded(*written: str) -> rows.Sweep:
+        bench.write(HEAD + "".join(written))
+        return rows.load(file, (), ("erpo",))
+
+    for row in loaded(ERPO, SCANS).rows:
+        RunDir.open(Path("out/rows", row.name), row.config).close()
+    changed, done, out = loaded(ROUNDLESS, SCANS), {"erpo-scans"}, Path("out")
+    with RunDir.open("record", changed.common, files=Full()) as record, pytest.raises(EnvironmentFault):
+        settle(record, out, changed, {}, done)
+    assert [path.name for path in Path("out/rows").iterdir()] == ["erpo"]
+    with RunDir.open("record", changed.common) as record:
+        kept, said = settle(record, out, changed, {}, done)
+    assert kept == set() and list(Path("out/rows").iterdir()) == [] and len(said) == 1
+    assert sorted(path.name.rpartition("-")[0] for path in Path("out/before").iterdir()) == ["erpo", "erpo-scans"]
+
+
 def test_a_row_whose_folder_is_gone_is_played_again_with_what_measures_it(
     bench: Edited, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +166,12 @@ def test_a_run_is_taken_over_as_far_as_it_got_and_as_it_was_sealed(bench: Edited
     assert bench.play(ERPO, out="third", adopt="out/rows/erpo") == 0
     assert bench.trained == {"erpo": ["01-prefer", "02-prefer"]}
     assert damaged.read_text() == "{}"
+    # A first stage that others share is damaged: the row makes its own.
+    shared = Path("out/rows/erpo/stages/00-imitate/examples.jsonl")
+    shared.unlink()
+    shared.write_text("{}")
+    assert bench.play(ROUNDLESS, out="fourth", adopt="out/rows/erpo") == 0
+    assert bench.trained == {"erpo": ["00-imitate", "01-prefer"]}
 
 
 def test_runs_with_other_prompts_are_not_taken_over(bench: Edited, capsys: pytest.CaptureFixture[str]) -> None:

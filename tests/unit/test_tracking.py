@@ -129,8 +129,10 @@ def test_without_trackers_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_a_tracker_may_be_added_to_a_run_that_has_begun(tmp_path: Path) -> None:
-    RunDir.open(tmp_path / "run", Config()).close()
-    RunDir.open(tmp_path / "run", Config.model_validate({"tracking": ["tensorboard"]})).close()
+    with RunDir.open(tmp_path / "run", Config()) as run:
+        first, begun = run.id, (run.path / "fingerprint.json").read_bytes()
+    with RunDir.open(tmp_path / "run", Config.model_validate({"tracking": ["tensorboard"]})) as run:
+        assert (run.id, (run.path / "fingerprint.json").read_bytes()) == (first, begun)
 
 
 def test_a_tracker_that_cannot_be_opened_stops_the_run_at_set_up(
