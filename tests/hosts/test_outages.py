@@ -93,7 +93,6 @@ def killed_while_it_trains(cluster: Cluster, job: Job, place: Place) -> tuple[in
     assert job.end() == 1, job.said()
     ended = time.monotonic() - killed
     assert re.search(r"^erpo: training failed: \S", job.said(), re.MULTILINE), job.said()
-    print(job.said())
     step = place.checkpoint(ROUND)
     assert SAVE_STEPS <= step < STEPS
     return step, ended
