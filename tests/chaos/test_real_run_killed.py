@@ -87,6 +87,8 @@ def killed_engine(place: Place) -> tuple[int, float]:
     return len(before), recovered
 
 
+# One cluster at a time, as in test_cluster.py.
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.timeout(3600)
 def test_a_real_run_killed_four_times_ends_with_the_weights_of_an_undisturbed_one(
     tmp_path: Path, scale: Callable[[int, int], int], promise: Callable[[str], None]

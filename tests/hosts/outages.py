@@ -85,9 +85,9 @@ class Place:
         return found
 
     def judged(self) -> set[str]:
-        """Ids that have a verdict with scores."""
+        """Ids that have a verdict."""
         paths = self.run.glob("stages/*/*verdicts.jsonl")
-        return {row.candidate_id for path in paths for row in ledger_rows(path, Verdict) if row.scores}
+        return {row.candidate_id for path in paths for row in ledger_rows(path, Verdict)}
 
     def in_stage(self, stage: str) -> int:
         """How many candidates a stage has."""
