@@ -113,4 +113,6 @@ def test_a_run_that_is_stopped_keeps_what_was_in_flight_and_leaves_nothing_behin
         [facts] = artefact_rows(stream, dict[str, float], stage)
     assert facts["steps"] == ALL_STEPS
     # No process is left, and so no port: `end` waits for all of them.
-    assert shared_memory() <= before and list(temporary.iterdir()) == []
+    assert shared_memory() <= before
+    # vLLM leaves a file of two kilobytes at each start, torch a cache; ours is the folder of the cluster.
+    assert {path.name.partition("_")[0] for path in temporary.iterdir()} <= {"vllm", "torchinductor"}
