@@ -1,4 +1,4 @@
-"""The Slurm script with programs of Slurm and Ray that only note what they are asked: codes, signals, who starts where."""
+"""The Slurm script with programs of Slurm and Ray that only note what they are asked: codes, signals, steps."""
 
 from __future__ import annotations
 
