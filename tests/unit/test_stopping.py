@@ -170,9 +170,10 @@ def test_a_teacher_is_asked_for_nothing_more_and_what_it_was_asked_is_kept() -> 
         def write(self, prompt: Prompt, *_: Any) -> Failure:
             asked.append(prompt.id)
             if prompt.id == "b":
-                send()
-                while not stopping.asked():  # the main thread hears of it, some time
-                    time.sleep(0.01)
+                while not stopping.asked():
+                    # A signal that comes just before the main thread waits does not wake it: the next one does.
+                    send()
+                    time.sleep(0.05)
             return Failure("kept")
 
     settings = SimpleNamespace(type="template", concurrency=1, max_failure_rate=1.0)
