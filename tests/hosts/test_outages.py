@@ -31,8 +31,10 @@ LOST = re.compile(r"^rollout worker \d+ was lost.*: \S.*$", re.MULTILINE)
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def folder(scale: Callable[[int, int], int]) -> Iterator[Path]:
     """What all hosts see."""
+    if not scale(0, 1):
+        pytest.skip("minutes of waiting until hosts count as dead: --long")
     with tempfile.TemporaryDirectory(prefix="erpo-hosts-", dir="/var/tmp") as name:
         yield Path(name)
 
@@ -125,11 +127,9 @@ def test_hosts_that_are_killed_while_samples_are_drawn_and_while_it_trains(
 
 
 def test_a_link_that_is_down_for_a_minute(
-    cluster: Cluster, words: list[str], folder: Path, scale: Callable[[int, int], int], promise: Callable[[str], None]
+    cluster: Cluster, words: list[str], folder: Path, promise: Callable[[str], None]
 ) -> None:
     """Its host counts as dead by then, and stays out of the run when it is back."""
-    if not scale(0, 1):
-        pytest.skip("three minutes: --long")
     place, job = Place(folder / "run"), cluster.submit(folder / "first", *words)
     went_on = unplugged(cluster, job, place, ROUND, ASKED // 4, 60.0)
     assert went_on < 60
