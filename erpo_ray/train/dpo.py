@@ -74,7 +74,7 @@ class PreferTrainer(fit.TokenExact, DPOTrainer):
                 "logps_rejected": rejected.detach(),
             }
         )
-        return terms.loss
+        return self.evenly(terms.loss, inputs)
 
     def _check_zero_margin(self, sigmoid: Tensor) -> None:
         found = sigmoid.mean().item()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from erpo_ray.errors import Interrupted, RunFailed, UsageError
 from erpo_ray.objectives import Training
 from erpo_ray.rundir.failpoints import failpoint
 from erpo_ray.telemetry import STEPS, Step, step
-from erpo_ray.train import checkpoints, models, signs
+from erpo_ray.train import checkpoints, models, signs, spares
 from erpo_ray.train.forward import completion_logits, per_token, summed
 from erpo_ray.train.halt import Halt
 from erpo_ray.train.packed import Batch
@@ -120,9 +121,12 @@ def all_cores() -> Iterator[None]:
 
 
 def order(rows: Sequence[Sequences], training: Training) -> Order:
-    """The order of the rows, whatever the number of workers."""
-    size, _ = micro_batch(training.batch_size, training.micro_batch_size, 1)
-    return Order([row.longest for row in rows], training.batch_size, size, training.seed)
+    """The order of the rows, whatever the number of workers, and as many spare ones as these need."""
+    world = workers()[1]
+    size, each = (micro_batch(training.batch_size, training.micro_batch_size, of)[0] for of in (1, world))
+    # One worker takes fewer in its last pass.
+    together = each * world if world > 1 else 1
+    return Order([row.longest for row in rows], training.batch_size, size, training.seed, together)
 
 
 class TokenExact(Trainer):
@@ -132,6 +136,8 @@ class TokenExact(Trainer):
     fingerprint: str
     """What a checkpoint must belong to; both are set before training starts."""
     tokens = 0
+    rows = 0
+    """Of the optimiser step, over all workers."""
     _metrics: Any
     """TRL's: of each mode the values of a step by name."""
 
@@ -159,6 +165,17 @@ class TokenExact(Trainer):
         args = super()._build_accelerator_args(**kwargs)
         args["kwargs_handlers"][0].gradient_as_bucket_view = True
         return args
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        everyones: Any = self.accelerator.gather(torch.tensor(sum(int(b["rows"]) for b in batches), device=device))
+        self.rows = int(everyones.sum())
+        return batches, items
+
+    def evenly(self, mean: Tensor, batch: Batch) -> Tensor:
+        """A pass's mean over its rows, so weighed that each of the step counts the same, and a spare one nothing."""
+        passes = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+        return mean * (int(batch["rows"]) * passes / self.rows)
 
     def note(self, values: dict[str, Tensor]) -> None:
         """Keep each value's mean over the workers until TRL's `log` averages the step."""
@@ -258,6 +275,9 @@ def run(trainer: TokenExact, work: Path | None, training: Training, report: Repo
         raise UsageError("fit.shard splits a model over GPUs, and these training workers have none; set it to false")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Watch(training.learning_rate, Path(str(trainer.args.output_dir)) / STEPS, report))
+    rows: Any = trainer.train_dataset
+    trainer.train_dataset = spares.Spared(rows)
+    trainer.data_collator = partial(spares.without, trainer.data_collator, rows[0])
     halt = Halt(work)
     trainer.add_callback(halt)
     # The ranks could find different ones on a disk that they share.

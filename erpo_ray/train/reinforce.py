@@ -54,7 +54,7 @@ class ReinforceTrainer(fit.TokenExact, SFTTrainer):
                 "starting policy: they do not belong to it; check that its directory did not change"
             )
         self.note({"kl": terms.kl, "clipped": terms.clipped, "surprisal": terms.surprisal})
-        return terms.loss
+        return self.evenly(terms.loss, inputs)
 
 
 def reinforce(

@@ -206,20 +206,27 @@ def fingerprint(rows: Sequence[Sequences]) -> str:
 
 
 class Order:
-    """The sampler behind `order`; the trainer calls `set_epoch` before each pass."""
+    """The sampler behind `order`; the trainer calls `set_epoch` before each pass.
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, micro_batch_size: int, seed: int) -> None:
+    Workers take `together` rows at once: up to a multiple of these come indices behind the last row, of spare ones.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, micro_batch_size: int, seed: int, together: int = 1
+    ) -> None:
         self._lengths, self._seed, self._epoch = lengths, seed, 0
         self._sizes = batch_size, micro_batch_size
+        self._spare = -len(lengths) % together
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._lengths) + self._spare
 
     def __iter__(self) -> Iterator[int]:
-        return iter(order(self._lengths, *self._sizes, self._seed, self._epoch))
+        yield from order(self._lengths, *self._sizes, self._seed, self._epoch)
+        yield from range(len(self._lengths), len(self))
 
 
 def _checked(rows: list[Sequences], max_length: int) -> list[Sequences]:

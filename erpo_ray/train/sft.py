@@ -34,7 +34,8 @@ class ImitateTrainer(fit.TokenExact, SFTTrainer):
     """Those of the optimiser step, over all workers."""
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Any:
-        counted = torch.tensor(sum(len(batch["contrast_token"]) for batch in batch_samples), device=device)
+        counts = [len(batch["contrast_token"]) for batch in batch_samples if batch["rows"]]
+        counted = torch.tensor(sum(counts), device=device)
         everyones: Any = self.accelerator.gather(counted)
         self.contrasts = int(everyones.sum())
         return super()._get_num_items_in_batch(batch_samples, device)
@@ -50,7 +51,7 @@ class ImitateTrainer(fit.TokenExact, SFTTrainer):
             ahead = contrast(logits[at], inputs["contrast_chosen"], inputs["contrast_rejected"])
             loss = loss - (inputs["contrast_weight"] * F.logsigmoid(ahead)).sum() / self.contrasts
             self._note(ahead.detach())
-        return loss * self.accelerator.num_processes
+        return loss * self.accelerator.num_processes * (inputs["rows"] > 0)
 
     def _note(self, ahead: Tensor) -> None:
         """Keep margin and accuracy of the contrasts of all workers until TRL's `log` averages the step."""

@@ -154,11 +154,21 @@ def stopping_each(
     leave()
 
 
-def trainings(policy: Path, training: Training) -> dict[str, Any]:
+def training_each(
+    rank: int, world: int, port: int, policy: Path, training: Training, rows: int, out: Path, results
+) -> None:
+    """Each training on so many rows; of each the loss of the last step."""
+    join(rank, world, port)
+    losses = {stage: train(out / stage)["loss_last"] for stage, train in trainings(policy, training, rows).items()}
+    results.put((rank, losses))
+    leave()
+
+
+def trainings(policy: Path, training: Training, rows: int = 24) -> dict[str, Any]:
     """By the name of its stage what trains into one folder, with another to work in."""
     surrogate = Surrogate(clip=0.2, kl=0.1)
     return {
-        "imitate": partial(imitate, policy, tiny.examples(24), training),
-        "prefer": partial(prefer, policy, policy, tiny.pairs(24), Objective(beta=0.1, nll=0.1), training),
-        "reinforce": partial(reinforce, policy, policy, tiny.advantages(24), surrogate, training),
+        "imitate": partial(imitate, policy, tiny.examples(rows), training),
+        "prefer": partial(prefer, policy, policy, tiny.pairs(rows), Objective(beta=0.1, nll=0.1), training),
+        "reinforce": partial(reinforce, policy, policy, tiny.advantages(rows), surrogate, training),
     }

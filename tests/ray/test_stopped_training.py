@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import ranks
 import tiny
-from test_train import two_ranks
+from test_train import same, two_ranks
 
 from erpo_ray.objectives import Training
 
@@ -24,3 +26,13 @@ def test_a_training_asked_to_stop_goes_on_to_the_weights_of_a_whole_one(tmp_path
     for stage in told:
         whole, gone_on = (tmp_path / which / stage / "model.safetensors" for which in ("whole", "gone on"))
         assert gone_on.read_bytes() == whole.read_bytes(), stage
+
+
+def test_rows_left_over_are_trained_on_once_however_many_ranks_there_are(tmp_path: Path) -> None:
+    """One row for two ranks that take two each: the last step of an epoch has three spare ones."""
+    policy, training, rows = tiny.policy(tmp_path / "policy"), replace(TRAINING, micro_batch_size=2), 9
+    (_, two), (_, too) = two_ranks(ranks.training_each, policy, training, rows, tmp_path / "two")
+    for stage, train in ranks.trainings(policy, training, rows).items():
+        alone = train(tmp_path / "alone" / stage)["loss_last"]
+        assert two[stage] == too[stage] == pytest.approx(alone, abs=2e-2), stage
+        assert same(tmp_path / "alone" / stage, tmp_path / "two" / stage, atol=5e-3), stage

@@ -159,6 +159,17 @@ def test_the_order_changes_with_the_epoch_and_repeats_with_the_seed() -> None:
     assert len(again) == 100
 
 
+@given(st.integers(1, 40), st.sampled_from([(8, 1, 2), (8, 2, 2), (12, 3, 2), (12, 2, 3)]), st.integers(0, 3))
+def test_ranks_take_each_row_once_and_as_many_each(rows: int, sizes: tuple[int, int, int], epoch: int) -> None:
+    batch, micro, workers = sizes
+    sampler = Order(list(range(rows)), batch, micro, seed=3, together=micro * workers)
+    sampler.set_epoch(epoch)
+    found = list(sampler)
+    assert len(found) == len(sampler) and len(found) % (micro * workers) == 0
+    assert found[:rows] == order(list(range(rows)), batch, micro, 3, epoch)
+    assert all(index >= rows for index in found[rows:]) and len(found) - rows < micro * workers
+
+
 @pytest.mark.parametrize(
     ("batch", "micro", "workers", "expected"),
     [(16, 8, 1, (8, 2)), (16, 8, 2, (8, 1)), (12, 8, 1, (6, 2)), (8, 100, 1, (8, 1)), (7, 4, 1, (1, 7))],
