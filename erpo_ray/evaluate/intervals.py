@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap, t
 
 from erpo_ray.judging.calibration import share as wilson
 from erpo_ray.types import Rate
@@ -90,6 +89,9 @@ def resampled(
     A prompt is drawn with all its rows. Of fewer than `FEW` prompts `mean` is given. The seed is fixed: the same values
     give the same interval.
     """
+    # Half a second to load, which no run has to wait for at its start.
+    from scipy.stats import bootstrap
+
     n, sums, sizes = _clusters(values, prompts)
     if len(sums) < FEW or _level(values) or _level((sums / sizes).tolist()):
         return mean(values, prompts, least, most)
@@ -166,6 +168,8 @@ def _ratio(sums: Array, sizes: Array, axis: int = -1) -> Array:
 
 
 def _quantile(prompts: int) -> float:
+    from scipy.stats import t
+
     return float(t.ppf(0.975, prompts - 1))
 
 

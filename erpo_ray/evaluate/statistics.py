@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import binomtest, monte_carlo_test, permutation_test
 
 from erpo_ray.evaluate import intervals
 from erpo_ray.types import Rate
@@ -123,6 +122,9 @@ def mean_difference(
 
 def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided p that as many outcomes turn one way as the other (McNemar 1947); 1 when none turned."""
+    # Half a second to load, which no run has to wait for at its start.
+    from scipy.stats import binomtest
+
     if gained + lost == 0:
         return 1.0
     return float(binomtest(gained, gained + lost, 0.5).pvalue)
@@ -133,6 +135,8 @@ def permutation(differences: Sequence[float]) -> float:
 
     Exact for up to 13 differences that are not 0 (the others do not matter); for more, signs are drawn.
     """
+    from scipy.stats import monte_carlo_test, permutation_test
+
     values: Array = np.asarray([each for each in differences if each != 0], dtype=float)
     n = len(values)
     if n < 2:

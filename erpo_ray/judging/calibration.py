@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap, mannwhitneyu
 
 from erpo_ray.types import Rate
 
@@ -136,10 +135,14 @@ def _check(row: Judgement, probabilities: bool) -> None:
 
 def share(hits: int, n: int) -> Rate | None:
     """A proportion with its Wilson interval; None without rows."""
+
     return Rate(hits / n, *_wilson(hits, n), n) if n else None
 
 
 def _wilson(hits: int, n: int) -> tuple[float, float]:
+    # Half a second to load, which no run has to wait for at its start.
+    from scipy.stats import binomtest
+
     interval = binomtest(hits, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -163,6 +166,7 @@ def auroc(harmful: Sequence[float] | Array, benign: Sequence[float] | Array) -> 
 
     Each class is resampled apart. None unless there are rows of both.
     """
+    from scipy.stats import mannwhitneyu
 
     def statistic(positive: Array, negative: Array, axis: int = -1) -> Array:
         pairs = positive.shape[axis] * negative.shape[axis]
@@ -212,6 +216,8 @@ def _resampled(
 
     With one row in a sample nothing can be resampled: the interval is [0, 1].
     """
+    from scipy.stats import bootstrap
+
     n = len(data[0]) if paired else sum(map(len, data))
     if n == 0:
         return None
