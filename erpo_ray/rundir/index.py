@@ -6,16 +6,18 @@ from array import array
 
 _ROOM = 1024
 _DIGEST = (1 << 64) - 1
+_NOWHERE = (1 << 64) - 1
 
 
 class Index:
     """Ids as 64-bit digests in an open-addressed table: 12 to 24 bytes an id, where a set of str takes above 100.
 
     That two of 10^6 ids share a digest has a probability of 3e-8: what ids of 16 hex digits run by themselves.
+    `table` has a digest or 0 in each place; another one takes over when it is full.
     """
 
     def __init__(self) -> None:
-        self._table = array("Q", bytes(8 * _ROOM))
+        self.table = array("Q", bytes(8 * _ROOM))
         self._count = 0
 
     def __len__(self) -> int:
@@ -23,62 +25,57 @@ class Index:
 
     def __contains__(self, key: str) -> bool:
         digest = _digest(key)
-        return self._table[_place(self._table, digest)] == digest
+        return self.table[_place(self.table, digest)] == digest
 
     def add(self, key: str) -> bool:
         """Whether it is new."""
         digest = _digest(key)
-        place = _place(self._table, digest)
-        if self._table[place] == digest:
+        place = _place(self.table, digest)
+        if self.table[place] == digest:
             return False
-        self._table[place] = digest
+        self.table[place] = digest
         self._count += 1
-        if 3 * self._count > 2 * len(self._table):
+        if 3 * self._count > 2 * len(self.table):
             self._grow()
         return True
 
     def _grow(self) -> None:
-        table = array("Q", bytes(16 * len(self._table)))
-        for digest in filter(None, self._table):
+        table = array("Q", bytes(16 * len(self.table)))
+        for digest in filter(None, self.table):
             table[_place(table, digest)] = digest
-        self._table = table
+        self.table = table
 
 
 class Places:
-    """Offsets in a file by id, in digests as those of an Index: 24 to 48 bytes each. The first of an id counts."""
+    """Offsets in a file of the ids that an Index holds by now: 12 to 24 bytes each beside it, whose table it reads.
 
-    def __init__(self) -> None:
-        self._table, self._offsets = array("Q", bytes(8 * _ROOM)), array("Q", bytes(8 * _ROOM))
-        self._count = 0
+    The first offset of an id counts; ids that the index gets later, or never had, have none.
+    """
+
+    def __init__(self, ids: Index) -> None:
+        # An index that grows takes a new table: this one stays as it is, but for ids that fill its free places.
+        self._table = ids.table
+        self._offsets = array("Q", [_NOWHERE]) * len(self._table)
 
     def __contains__(self, key: str) -> bool:
-        digest = _digest(key)
-        return self._table[_place(self._table, digest)] == digest
+        return self._at(key) is not None
 
     def __getitem__(self, key: str) -> int:
-        digest = _digest(key)
-        place = _place(self._table, digest)
-        if self._table[place] != digest:
+        place = self._at(key)
+        if place is None:
             raise KeyError(key)
         return self._offsets[place]
 
     def add(self, key: str, offset: int) -> None:
         digest = _digest(key)
         place = _place(self._table, digest)
-        if self._table[place] == digest:
-            return
-        self._table[place], self._offsets[place] = digest, offset
-        self._count += 1
-        if 3 * self._count > 2 * len(self._table):
-            self._grow()
+        if self._table[place] == digest and self._offsets[place] == _NOWHERE:
+            self._offsets[place] = offset
 
-    def _grow(self) -> None:
-        table, offsets = (array("Q", bytes(16 * len(self._table))) for _ in range(2))
-        for digest, offset in zip(self._table, self._offsets, strict=True):
-            if digest:
-                place = _place(table, digest)
-                table[place], offsets[place] = digest, offset
-        self._table, self._offsets = table, offsets
+    def _at(self, key: str) -> int | None:
+        digest = _digest(key)
+        place = _place(self._table, digest)
+        return place if self._table[place] == digest and self._offsets[place] != _NOWHERE else None
 
 
 def _digest(key: str) -> int:

@@ -94,7 +94,8 @@ class Ledger(Generic[T]):
 
     def reader(self) -> Reader[T]:
         """The rows that there are now (unsynced ones too), each by its id."""
-        return Reader(self.files, self.path, self.kind, ((self._key(row), start) for _, start, row in self._rows()))
+        places = ((self._key(row), start) for _, start, row in self._rows())
+        return Reader(self.files, self.path, self.kind, self._ids, places)
 
     def append(self, row: T) -> bool:
         """Write a row; False when its id is there already. Synced at the latest by the next append after 50 ms."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from erpo_ray.rundir.files import Files
-from erpo_ray.rundir.index import Places
+from erpo_ray.rundir.index import Index, Places
 from erpo_ray.rundir.lines import damaged, verify
 from erpo_ray.types import decode
 
@@ -18,10 +18,10 @@ T = TypeVar("T")
 class Reader(Generic[T]):
     """The rows that a ledger held at one moment. What is held in memory is where each lies."""
 
-    def __init__(self, files: Files, path: Path, kind: type[T], places: Iterable[tuple[str, int]]) -> None:
-        """`places` are ids and the offsets of their lines; of an id that comes twice the first counts."""
+    def __init__(self, files: Files, path: Path, kind: type[T], ids: Index, places: Iterable[tuple[str, int]]) -> None:
+        """`ids`: the ledger's. `places`: offsets of their lines; of an id that comes twice the first counts."""
         self._files, self._path, self._kind = files, path, kind
-        self._places = Places()
+        self._places = Places(ids)
         for key, start in places:
             self._places.add(key, start)
 

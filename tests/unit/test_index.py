@@ -28,14 +28,23 @@ def test_it_grows_and_stays_small() -> None:
     assert not any(index.add(name) for name in names)
     assert len(index) == 10_000
     assert all(name in index for name in names) and "another" not in index
-    assert 12 <= 8 * len(index._table) / len(index) <= 24
+    assert 12 <= 8 * len(index.table) / len(index) <= 24
+
+
+def places_of(rows: list[tuple[str, int]]) -> Places:
+    index = Index()
+    for key, _ in rows:
+        index.add(key)
+    places = Places(index)
+    for key, offset in rows:
+        places.add(key, offset)
+    return places
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 2**63))), st.text(max_size=3))
 def test_places_are_those_of_the_first_row_of_an_id(rows: list[tuple[str, int]], other: str) -> None:
-    places, plain = Places(), dict[str, int]()
+    places, plain = places_of(rows), dict[str, int]()
     for key, offset in rows:
-        places.add(key, offset)
         plain.setdefault(key, offset)
     assert {key: places[key] for key in plain} == plain
     assert (other in places) == (other in plain)
@@ -44,10 +53,23 @@ def test_places_are_those_of_the_first_row_of_an_id(rows: list[tuple[str, int]],
             places[other]
 
 
-def test_places_grow_and_stay_small() -> None:
-    places = Places()
+def test_places_stay_small() -> None:
     names = [identity("run", number) for number in range(10_000)]
-    for number, name in enumerate(names):
-        places.add(name, number)
+    places = places_of([(name, number) for number, name in enumerate(names)])
     assert [places[name] for name in names] == list(range(10_000))
-    assert 24 <= 16 * len(places._table) / len(names) <= 48
+    assert 12 <= 8 * len(places._offsets) / len(names) <= 24
+
+
+@pytest.mark.parametrize("more", [1, 10_000])
+def test_ids_that_the_index_gets_later_have_no_place(more: int) -> None:
+    index = Index()
+    index.add("known")
+    places = Places(index)
+    places.add("known", 7)
+    later = [identity("later", number) for number in range(more)]
+    for number, name in enumerate(later):
+        index.add(name)
+        if number < 100:
+            places.add("unknown", number)
+    assert places["known"] == 7 and "unknown" not in places
+    assert not any(name in places for name in later)
