@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,14 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _FLAG_LISTS = ("flags", "Features")
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Names there, of x86 and of ARM."""
+
+
+def loopback(host: str) -> bool:
+    """Whether the name or address leads to this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def apply() -> None:

@@ -35,7 +35,7 @@ from erpo_ray.rundir import RunDir
 from erpo_ray.scene import Scene
 from erpo_ray.traces import vocabulary
 from erpo_ray.train.weights import version
-from erpo_ray.types import Prompt, Request, Sampling, encode, identity
+from erpo_ray.types import Policy, Prompt, Request, Sampling, encode, identity
 
 T = TypeVar("T")
 Play = Callable[[Sequence[Stage], Task, Scene, RunDir], T]
@@ -234,15 +234,16 @@ def evaluate(
     renderer = preflight.renderer(model)
     _require_room(asked, model, config)
     preflight.gpus(config.cluster)
-    told = {"policy": version(model), "rules": identity(encode(book)), "template": templates.identity(model)}
+    policy = Policy(model.resolve(), version(model))
+    told = {"policy": policy.version, "rules": identity(encode(book)), "template": templates.identity(model)}
     # What stands there is compared before anything boots.
     require_same(out, asked, config.evaluate.max_tokens)
     with RunDir.open(out, config, inputs=told, note=say, option="-o") as run, recorded(run.status):
-        return _examined(model, run, judged, asked, Observer(book, config.model.dialect, renderer.pieces), renderer)
+        return _examined(policy, run, judged, asked, Observer(book, config.model.dialect, renderer.pieces), renderer)
 
 
 def _examined(
-    model: Path,
+    policy: Policy,
     run: RunDir,
     judged: Sequence[Config],
     asked: Sequence[tuple[Suite, Sequence[Question]]],
@@ -256,7 +257,6 @@ def _examined(
     backend, serving = backend_of(judged[0], steps), judged[0]
     results: list[SuiteResult] = []
     try:
-        policy = backend.policy(model)
         for judge, together in groupby(zip(judged, asked, strict=True), key=lambda both: both[0].judge):
             if judge != serving.judge:
                 backend.close()

@@ -109,8 +109,19 @@ class PooledBackend(ABC):
         # Where nothing is to be drawn, as when the judge is proved, nobody waits for engines that start.
         absent = self._crew.begin(seed_of(self._config.seed, *first, left)) if wanted else ()
         in_flight, asks = self._config.cluster.in_flight, self._config.evaluate.decode.name in SEARCHES
-        more = {"absent": absent, "note": self._notes, "asks": asks, "sense": self._sense, "stop": stopping.asked}
-        return Pool(self._crew, wanted, unjudged, name, in_flight, **more).run()
+        pool = Pool(
+            self._crew,
+            wanted,
+            unjudged,
+            name,
+            in_flight,
+            absent=absent,
+            note=self._notes,
+            asks=asks,
+            sense=self._sense,
+            stop=stopping.asked,
+        )
+        return pool.run()
 
     def imitate(self, policy: Policy, examples: Path, training: Training, out: Path, work: Path) -> dict[str, float]:
         """Train on the examples file; a model directory appears in `out`. `work` keeps checkpoints over crashes."""

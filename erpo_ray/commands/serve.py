@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import http.client
-import ipaddress
 import json
 import os
 import socket
@@ -42,7 +41,7 @@ def serve(model: str, host: str, port: int, name: str | None, key_file: Path | N
     """
     require_address(host, port)
     terms = Terms(key_of(key_file), tokens, requests)
-    if not terms.key and not _loopback(host):
+    if not terms.key and not environment.loopback(host):
         raise UsageError(
             f"--host: {clean(host)} can be reached by others; set {KEY}, or put a key into a file of mode 0600 and "
             "give --key-file"
@@ -205,13 +204,6 @@ def _environment(sockets: str) -> dict[str, str]:
     """That of the server, without the key; its processes speak through `sockets`, a folder of its owner's alone."""
     kept = {name: value for name, value in os.environ.items() if name != KEY}
     return {"VLLM_LOGGING_LEVEL": "WARNING", **kept, **environment.ON_LOOPBACK, "VLLM_RPC_BASE_PATH": sockets}
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _reachable(host: str) -> str:

@@ -25,8 +25,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FEW = 20
 """Prompts below which Student's t stands in for a bootstrap, whose 95% interval of 8 holds the truth in 85%."""
 _Z2 = 1.959963984540054**2
-_RESAMPLES = 9999
-_CELLS = 2_000_000
+RESAMPLES = 9999
+CELLS = 2_000_000
 """Numbers that a batch of resamples may hold: what bounds memory, whatever the number of prompts."""
 _EQUAL = 1e-12
 """Spread of values, relative to their size, up to which they are one constant and rounding."""
@@ -104,8 +104,8 @@ def resampled(
         paired=len(data) > 1,
         vectorized=True,
         axis=-1,
-        n_resamples=_RESAMPLES,
-        batch=max(1, _CELLS // len(sums)),
+        n_resamples=RESAMPLES,
+        batch=max(1, CELLS // len(sums)),
         method="BCa",
         rng=np.random.default_rng(0),
     ).confidence_interval

@@ -23,9 +23,6 @@ from erpo_ray.types import Rate
 Values = Mapping[str, bool] | Mapping[str, float]
 """One metric of one evaluation by prompt id. A prompt that failed is left out, never given a number."""
 
-_RESAMPLES = 9999
-_CELLS = 2_000_000
-"""Numbers that a batch of resamples may hold: what bounds memory, whatever the number of prompts."""
 _ENDLESS = (-math.inf, math.inf)
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -141,7 +138,7 @@ def permutation(differences: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return 1.0
-    if 2**n <= _RESAMPLES:
+    if 2**n <= intervals.RESAMPLES:
         exact = permutation_test((values,), np.mean, permutation_type="samples", vectorized=True, axis=-1)
         return float(exact.pvalue)
     rng = np.random.default_rng(0)
@@ -151,7 +148,13 @@ def permutation(differences: Sequence[float]) -> float:
         return values * (2 * rng.integers(0, 2, size, dtype=np.int8) - 1)
 
     drawn = monte_carlo_test(
-        values, flipped, np.mean, vectorized=True, axis=-1, n_resamples=_RESAMPLES, batch=max(1, _CELLS // n)
+        values,
+        flipped,
+        np.mean,
+        vectorized=True,
+        axis=-1,
+        n_resamples=intervals.RESAMPLES,
+        batch=max(1, intervals.CELLS // n),
     )
     return float(drawn.pvalue)
 

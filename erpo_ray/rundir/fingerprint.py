@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from ruamel.yaml import YAML
 
 from erpo_ray.config import Config
+from erpo_ray.types import UNREADABLE
 
 ELSEWHERE = ("backend", "cluster", "tracking")
 """What says where a run runs and who is told, not what it computes: it may change between two starts."""
@@ -62,6 +64,14 @@ def fingerprint(config: Config, inputs: Mapping[str, str]) -> Fingerprint:
     flat = dict(_leaves(tree))
     told = dict(sorted(inputs.items()))
     return Fingerprint(flat, told, _sha256(flat, told))
+
+
+def read(place: Path) -> Fingerprint | None:
+    """That of a run directory, as it stands there; None where there is none that can be read."""
+    try:
+        return msgspec.json.decode((place / "fingerprint.json").read_bytes(), type=Fingerprint)
+    except (FileNotFoundError, *UNREADABLE):
+        return None
 
 
 def plain(config: Config) -> dict[str, Any]:

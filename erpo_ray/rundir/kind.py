@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from erpo_ray.documents import missing
 from erpo_ray.errors import UsageError
-from erpo_ray.rundir.fingerprint import Fingerprint
-from erpo_ray.types import UNREADABLE
+from erpo_ray.rundir.fingerprint import read
 
 Kind = Literal["run", "sweep", "evaluation", "search", "model", "pairs", "logs", "empty", "file", "other"]
 """What `erpo run`, `sweep`, `eval`, `tune` and `export` make, and what else a word may name."""
@@ -43,7 +40,7 @@ def kind_of(path: Path) -> Kind:
     if "config.yaml" in names:
         if ROWS in names:
             return "sweep"
-        inputs = _inputs(path / "fingerprint.json")
+        inputs = told.inputs if (told := read(path)) else {}
         return "evaluation" if "policy" in inputs else "search" if "cases" in inputs else "run"
     if "config.json" in names:
         return "model"
@@ -73,11 +70,3 @@ def require(path: Path, *wanted: Kind) -> Kind:
 def require_run(path: Path) -> None:
     """UsageError unless it is the directory of a run."""
     require(path, "run")
-
-
-def _inputs(path: Path) -> dict[str, str]:
-    """What a fingerprint says was put in; nothing where there is none that can be read."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Fingerprint).inputs
-    except (FileNotFoundError, *UNREADABLE):
-        return {}

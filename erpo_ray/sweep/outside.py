@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from erpo_ray import settings
 from erpo_ray.errors import UsageError
-from erpo_ray.rundir.fingerprint import Fingerprint
+from erpo_ray.rundir.fingerprint import Fingerprint, read
 from erpo_ray.rundir.kind import ROWS
 from erpo_ray.sweep.adopting import Made
 from erpo_ray.sweep.rows import Row
-from erpo_ray.types import UNREADABLE
 
 BEFORE = "before"
 """Folder of a sweep, with the run directories of rows that had other settings before."""
@@ -66,8 +63,5 @@ def _is_run(place: Path) -> bool:
 
 def begun_with(place: Path) -> Fingerprint | None:
     """The fingerprint of a run directory; None where it is damaged, or a first start was cut short before it."""
-    try:
-        told = msgspec.json.decode((place / "fingerprint.json").read_bytes(), type=Fingerprint)
-    except (FileNotFoundError, *UNREADABLE):
-        return None
-    return told if told.intact() else None
+    told = read(place)
+    return told if told and told.intact() else None

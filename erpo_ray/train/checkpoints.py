@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from erpo_ray.rundir.stage import Sum
 from erpo_ray.train.weights import READERS, sha256
 from erpo_ray.types import UNREADABLE, decode, encode
 
@@ -21,19 +22,11 @@ KEPT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Size in bytes and sha256 in hex of a file."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class Marker:
     """What a checkpoint belongs to, and its files by their path in it."""
 
     fingerprint: str
-    files: dict[str, Held]
+    files: dict[str, Sum]
 
 
 def seal(checkpoint: Path, fingerprint: str) -> None:
@@ -47,7 +40,7 @@ def seal(checkpoint: Path, fingerprint: str) -> None:
     for name in names:
         _sync(checkpoint / name)
     with ThreadPoolExecutor(READERS) as pool:
-        files = dict(zip(names, pool.map(lambda name: _held(checkpoint / name), names), strict=True))
+        files = dict(zip(names, pool.map(lambda name: _sum(checkpoint / name), names), strict=True))
     draft = checkpoint / f"{MARKER}.draft"
     draft.write_bytes(encode(Marker(fingerprint, files)))
     _sync(draft)
@@ -111,14 +104,14 @@ def _damage(checkpoint: Path, marker: Marker | None) -> str:
         if (size := file.stat().st_size) != was.size:
             return f"{name} has {size} bytes, and was saved with {was.size}"
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda name: _held(checkpoint / name), marker.files)
+        found = pool.map(lambda name: _sum(checkpoint / name), marker.files)
         changed = (name for (name, was), now in zip(marker.files.items(), found, strict=True) if now != was)
         name = next(changed, "")
     return f"{name} has another sha256 than it was saved with" if name else ""
 
 
-def _held(file: Path) -> Held:
-    return Held(file.stat().st_size, sha256(file).hex())
+def _sum(file: Path) -> Sum:
+    return Sum(file.stat().st_size, sha256(file).hex())
 
 
 def _sync(path: Path) -> None:
