@@ -21,15 +21,17 @@ from erpo_ray import environment
 ROOT = Path(__file__).parents[1]
 MODEL = "smollm2-135m-instruct"
 SEEDS = "erpo_ray/prompts/seeds"
+PROMPTS = 16
+"""Of a round, a quarter of the demo's: five turns of `round.py` are an hour on two cores then, and hours otherwise."""
 BENCHES = (
     "driver.py",
     "overlap.py",
     f"startup.py {MODEL}",
     f"train.py {MODEL}",
     f"rollout.py {MODEL}",
-    "stage.py {policy}",
-    f"round.py {MODEL} --policy {{policy}}",
     f"evaluate.py {MODEL} {SEEDS}/violence.jsonl {SEEDS}/everyday.jsonl --limit 150 --rounds 5",
+    f"stage.py {{policy}} --prompts {PROMPTS}",
+    f"round.py {MODEL} --policy {{policy}} --prompts {PROMPTS}",
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
@@ -122,9 +121,13 @@ def _begun(config: Config, run_dir: Path, say: Callable[[str], None], shared: Sh
 @contextmanager
 def _reported(run: RunDir, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """What draws the page of the run; it does so once more at the end, which the page tells of too."""
-    from erpo_ray.report import refresh
 
-    draw = partial(refresh, run, say)
+    def draw() -> None:
+        # matplotlib takes a while to load, and there is nothing to draw before the first stage has ended.
+        from erpo_ray.report import refresh
+
+        refresh(run, say)
+
     try:
         yield draw
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from erpo_ray.engines import templates
+from erpo_ray.engines import templates, tokenizer
 from erpo_ray.errors import UsageError
 from erpo_ray.judging.guards import Chat, Piece
 
@@ -18,10 +18,8 @@ class ChatTokens:
     """A tokenizer that tells templates from data. `generate`: chats end where the model is to begin its turn."""
 
     def __init__(self, model_dir: Path | str, generate: bool) -> None:
-        from transformers import AutoTokenizer
-
         self.model_dir = Path(model_dir)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(model_dir))
+        self.tokenizer: Any = tokenizer.load(model_dir)
         self._generate = generate
         self._special = tuple(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
 

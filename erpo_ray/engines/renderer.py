@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from erpo_ray.engines import templates
+from erpo_ray.engines import templates, tokenizer
 from erpo_ray.errors import UsageError
 from erpo_ray.traces import PIVOTS
 
@@ -25,10 +25,8 @@ class Renderer:
     """
 
     def __init__(self, model_dir: Path | str) -> None:
-        from transformers import AutoTokenizer
-
         self.model_dir = Path(model_dir)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_dir))
+        self._tokenizer: Any = tokenizer.load(model_dir)
         if not self._tokenizer.chat_template:
             raise UsageError(
                 f"{model_dir}: the model has no chat template; use its instruct or chat variant, "
